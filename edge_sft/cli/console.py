@@ -1,0 +1,46 @@
+"""What the command line prints with: one console, one progress bar, one way to end on an error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from edge_sft.progress import Progress
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """Yield a Progress drawn with rich, with time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+    class Drawn:
+        task: TaskID | None = None
+
+        def start(self, title: str, total: int) -> None:
+            if self.task is not None:
+                bars.update(self.task, completed=bars.tasks[-1].total)
+            self.task = bars.add_task(title, total=total, note="")
+
+        def advance(self, units: int = 1, note: str = "") -> None:
+            if self.task is not None:
+                bars.update(self.task, advance=units, **({"note": note} if note else {}))
+
+    with bars:
+        yield Drawn()

@@ -1,0 +1,1 @@
+"""Data: samples, labels, groups and content fingerprints; readers, checks and deterministic splits."""

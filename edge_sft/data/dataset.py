@@ -1,0 +1,74 @@
+"""Dataset: samples + labels + groups + content fingerprint, already split. Values only; readers build them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled picture.
+
+    Attributes:
+        id: Path relative to the data folder with forward slashes; what people see.
+        path: Where the file lies on this machine.
+        label: Its label.
+        sha256: SHA-256 of the file's content.
+        split: Which split it belongs to.
+        group: What must not straddle two splits (serial, lot, screw position), or None.
+        part_id: Identity of the part, if known.
+        weight: Weight of this sample in training and metrics.
+    """
+
+    id: str
+    path: Path
+    label: str
+    sha256: str
+    split: SplitName
+    group: str | None = None
+    part_id: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A file that was left out, and why; never silently dropped."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything a training needs to know about the data; ``items`` are sorted by id."""
+
+    root: Path
+    labels: tuple[str, ...]
+    items: tuple[Item, ...]
+    quarantined: tuple[Quarantined, ...] = ()
+
+    def split(self, name: SplitName) -> tuple[Item, ...]:
+        """Return the items of one split, sorted by id."""
+        return tuple(item for item in self.items if item.split == name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over (content, label, split) of all items; independent of where and in what order they lie."""
+        return _fingerprint(self.items)
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """SHA-256 over (content, label) of the test split: what `data.split.frozen_test` insists on."""
+        return _fingerprint(self.split("test"))
+
+
+def _fingerprint(items: Iterable[Item]) -> str:
+    lines = sorted(f"{item.sha256} {item.split} {item.label}" for item in items)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Deploy: bundle in; a proven slot on a device out."""

@@ -1,0 +1,1 @@
+"""Export: checkpoint in; ONNX variants, gates and golden samples out."""

@@ -1,0 +1,1 @@
+"""Metrics: numbers about predictions, with exact intervals, and what they mean in plant terms."""

@@ -1,0 +1,1 @@
+"""Models: backbones by registry name, their weights by hash, and the classifier built on them."""

@@ -1,0 +1,130 @@
+"""Policy: how a model's outputs become a decision. Pure functions over frozen values; the bundle brings the
+default, the active one is a versioned file on the device."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge_sft.errors import BundleRefused
+from edge_sft.prediction import Decision
+from edge_sft.task import Task
+
+
+class Policy(BaseModel):
+    """Decision rule of a classification task.
+
+    The evidence for a defect is the sum of the defect labels' probabilities. At or above ``threshold`` the part
+    is ``nok``, below it ``ok``; inside ``[uncertain_low, uncertain_high)`` it is ``uncertain``. Where no label
+    means a defect (sorting), the verdict is ``ok`` unless confidence is below ``min_confidence``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    kind: Literal["classification"] = "classification"
+    labels: tuple[str, ...] = Field(min_length=2)
+    ok_labels: tuple[str, ...] = ()
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    uncertain_low: float | None = Field(default=None, ge=0, le=1)
+    uncertain_high: float | None = Field(default=None, ge=0, le=1)
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
+    deadline_ms: float | None = Field(default=None, gt=0)
+    escape_cost: float = Field(default=1.0, ge=0)
+    overkill_cost: float = Field(default=1.0, ge=0)
+    prevalence: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Policy:
+        if (self.uncertain_low is None) != (self.uncertain_high is None):
+            raise ValueError("uncertain_low and uncertain_high go together: give both or neither")
+        if self.uncertain_low is not None and self.uncertain_high is not None:
+            if not self.uncertain_low <= self.threshold <= self.uncertain_high:
+                raise ValueError("uncertain_low ≤ threshold ≤ uncertain_high must hold")
+        if any(label not in self.labels for label in self.ok_labels):
+            raise ValueError(f"ok_labels {list(self.ok_labels)} must be among labels {list(self.labels)}")
+        return self
+
+    @property
+    def version(self) -> str:
+        """Twelve hex digits that change when any number of the policy does."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def from_json(content: bytes, *, source: str) -> Policy:
+    """Parse policy.json. Raises BundleRefused when it is not a policy v1."""
+    try:
+        return Policy.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleRefused(source, f"is not a valid policy ({where}: {first['msg']})", "Mend or remove it.") from error
+
+
+def load(path: Path) -> Policy:
+    """Read a policy file from the device's disk."""
+    return from_json(path.read_bytes(), source=str(path))
+
+
+def check_fits(policy: Policy, task: Task, *, source: str) -> None:
+    """Refuse a policy made for another task.
+
+    Raises:
+        BundleRefused: Kind, labels (also their order) or good labels differ.
+    """
+    if policy.kind != task.kind:
+        raise BundleRefused(
+            source, f"is a policy for {policy.kind}, the model does {task.kind}", "Give the model's own policy."
+        )
+    if policy.labels != task.labels:
+        raise BundleRefused(
+            source,
+            f"was made for the labels {list(policy.labels)}, the model has {list(task.labels)}",
+            "Give a policy with the model's labels in the model's order.",
+        )
+    if set(policy.ok_labels) != set(task.ok_labels):
+        raise BundleRefused(
+            source,
+            f"calls {list(policy.ok_labels)} good, the model's task {list(task.ok_labels)}",
+            "Make them agree.",
+        )
+
+
+def decide(outputs: dict[str, NDArray[Any]], policy: Policy) -> Decision:
+    """Turn one sample's outputs into a decision.
+
+    Args:
+        outputs: ``probabilities`` float [K], batch axis removed.
+        policy: The active policy; its labels are in the order of the outputs.
+
+    Returns:
+        A Decision; ``no_decision`` when the outputs hold NaN, infinities or the wrong number of values.
+    """
+    probabilities = np.asarray(outputs.get("probabilities", ()), dtype=np.float64).reshape(-1)
+    if probabilities.size != len(policy.labels):
+        return Decision("no_decision", reason=f"{probabilities.size} outputs for {len(policy.labels)} labels")
+    if not np.isfinite(probabilities).all():
+        return Decision("no_decision", reason="model output is not finite")
+    best = int(probabilities.argmax())
+    label = policy.labels[best]
+    confidence = float(np.clip(probabilities[best], 0.0, 1.0))
+    score = defect_score(probabilities, policy)
+    if policy.uncertain_low is not None and policy.uncertain_high is not None:
+        if policy.uncertain_low <= score < policy.uncertain_high:
+            return Decision("uncertain", label, score, confidence, "score inside the uncertain band")
+    if confidence < policy.min_confidence:
+        return Decision("uncertain", label, score, confidence, "confidence below min_confidence")
+    sorting = len(policy.ok_labels) == len(policy.labels)
+    verdict: Literal["ok", "nok"] = "nok" if not sorting and score >= policy.threshold else "ok"
+    return Decision(verdict, label, score, confidence)
+
+
+def defect_score(probabilities: NDArray[Any], policy: Policy) -> float:
+    """Return the evidence for a defect in [0, 1]: one minus the good labels' probabilities."""
+    good = [index for index, label in enumerate(policy.labels) if label in policy.ok_labels]
+    return float(np.clip(1.0 - float(np.sum(np.asarray(probabilities, dtype=np.float64)[good])), 0.0, 1.0))

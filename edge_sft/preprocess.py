@@ -1,0 +1,185 @@
+"""Geometry of a picture: raw frame → fixed-size uint8 RGB tile. The one function that training, export,
+federation and the device all call; arithmetic (normalisation and all after it) lives in the graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edge_sft.errors import DataError, DeviceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class IgnoreBox(BaseModel):
+    """A rectangle to paint mid-grey before the model looks, in fractions of the region of interest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    left: float = Field(ge=0, lt=1)
+    top: float = Field(ge=0, lt=1)
+    right: float = Field(gt=0, le=1)
+    bottom: float = Field(gt=0, le=1)
+
+
+class Preprocess(BaseModel):
+    """What `image_tensor` does to a frame; frozen, part of the checkpoint and the bundle.
+
+    ``roi`` is (left, top, right, bottom) in fractions of the frame. ``fit`` says what happens to the aspect
+    ratio: ``stretch`` ignores it, ``pad`` keeps it with grey borders, ``crop`` keeps it and cuts the edges.
+    ``depth_range`` maps 16-bit frames linearly to 0–255; without it the full 0–65535 is used.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(ge=16, le=2048)
+    width: int = Field(ge=16, le=2048)
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    roi: tuple[float, float, float, float] | None = None
+    ignore: tuple[IgnoreBox, ...] = ()
+    grey: bool = False
+    depth_range: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Preprocess:
+        if self.roi is not None:
+            left, top, right, bottom = self.roi
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(
+                    "roi must be [left, top, right, bottom] with 0 ≤ left < right ≤ 1, 0 ≤ top < bottom ≤ 1"
+                )
+        if self.depth_range is not None and self.depth_range[0] >= self.depth_range[1]:
+            raise ValueError("depth_range must be [low, high] with low < high")
+        if any(box.left >= box.right or box.top >= box.bottom for box in self.ignore):
+            raise ValueError("an ignore box needs left < right and top < bottom")
+        return self
+
+
+_GREY = 127  # the value that normalises to zero in (x − 127) / 128
+
+
+def image_tensor(frame: NDArray[Any], spec: Preprocess) -> NDArray[np.uint8]:
+    """Turn a raw frame into the model's input.
+
+    Args:
+        frame: uint8 or uint16, [H, W], [H, W, 1] or [H, W, 3] RGB (a fourth channel is dropped).
+        spec: Geometry to apply.
+
+    Returns:
+        uint8 [spec.height, spec.width, 3] RGB, C-contiguous.
+
+    Raises:
+        DataError: Empty frame, unsupported dtype or number of channels.
+    """
+    import cv2
+
+    image = _three_channels(_eight_bits(frame, spec.depth_range))
+    if spec.roi is not None:
+        image = _cut(image, spec.roi)
+    if spec.ignore:
+        image = image.copy()
+        for box in spec.ignore:
+            _cut(image, (box.left, box.top, box.right, box.bottom))[...] = _GREY
+    if spec.grey:
+        image = _three_channels(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8))
+    return np.ascontiguousarray(_fit(image, spec), dtype=np.uint8)
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """Decode a picture file to a raw frame, uint8 or uint16, [H, W] or [H, W, 3] RGB.
+
+    Raises:
+        DataError: The file is missing, empty, truncated or no picture that OpenCV decodes.
+    """
+    try:
+        content = np.fromfile(path, dtype=np.uint8)  # cv2.imread cannot open non-ASCII paths on Windows
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read ({error.strerror or error})", "Check the file.") from error
+    return decode_image(content, source=str(path))
+
+
+def decode_image(content: NDArray[np.uint8] | bytes, *, source: str) -> NDArray[Any]:
+    """Decode an encoded picture held in memory; see `read_image`."""
+    import cv2
+
+    buffer = np.frombuffer(content, dtype=np.uint8) if isinstance(content, bytes) else content
+    if buffer.size == 0:
+        raise DataError(source, "is an empty file", "Take the picture again or remove it.")
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    except cv2.error as error:
+        raise DataError(source, f"cannot be decoded ({error.err})", "Take the picture again or remove it.") from error
+    if image is None:
+        raise DataError(source, "is not a readable picture (damaged or unknown format)", "Replace or remove it.")
+    result: NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image.ndim == 3 else image
+    return result
+
+
+def require_opencv() -> None:
+    """Fail early and in words where OpenCV is missing. Raises DeviceError."""
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise DeviceError(
+            "OpenCV", f"is not usable here ({error})", "pip install 'edge-sft[vision]' (on Jetson: the system's cv2)."
+        ) from error
+
+
+def _eight_bits(frame: NDArray[Any], depth_range: tuple[int, int] | None) -> NDArray[np.uint8]:
+    if frame.ndim not in (2, 3) or 0 in frame.shape:
+        raise DataError("frame", f"has shape {frame.shape}", "A frame is [H, W] or [H, W, 3].")
+    if frame.dtype == np.uint8:
+        return np.asarray(frame, dtype=np.uint8)
+    if frame.dtype != np.uint16:
+        raise DataError("frame", f"has dtype {frame.dtype}", "Frames are uint8 or uint16.")
+    low, high = depth_range or (0, 65535)
+    scaled = (frame.astype(np.float32) - low) * (255.0 / (high - low))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def _three_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if image.ndim == 2:
+        return np.repeat(image[:, :, None], 3, axis=2)
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    if image.shape[2] in (3, 4):
+        return image[:, :, :3]
+    raise DataError("frame", f"has {image.shape[2]} channels", "Frames have 1, 3 or 4.")
+
+
+def _cut(image: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    left, top = int(box[0] * width), int(box[1] * height)
+    right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
+    return image[top:bottom, left:right]
+
+
+def _fit(image: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    if spec.fit == "stretch":
+        return _resize(image, spec.width, spec.height)
+    choose = min if spec.fit == "pad" else max
+    scale = choose(spec.width / width, spec.height / height)
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    resized = _resize(image, new_width, new_height)
+    if spec.fit == "crop":
+        top, left = (new_height - spec.height) // 2, (new_width - spec.width) // 2
+        return resized[top : top + spec.height, left : left + spec.width]
+    canvas = np.full((spec.height, spec.width, 3), _GREY, dtype=np.uint8)
+    top, left = (spec.height - new_height) // 2, (spec.width - new_width) // 2
+    canvas[top : top + new_height, left : left + new_width] = resized
+    return canvas
+
+
+def _resize(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    import cv2
+
+    if image.shape[:2] == (height, width):
+        return image
+    shrinking = image.shape[0] >= height and image.shape[1] >= width
+    how = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=how), dtype=np.uint8)

@@ -1,0 +1,67 @@
+"""DeviceProfile: what a target offers and the budgets it sets (devices/*.toml). Data, no code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge_sft import strict_toml
+from edge_sft.errors import UserError
+
+VariantName = Literal["fp32", "fp16", "int8-trt", "int8-cpu"]
+EngineName = Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+
+
+class Budgets(BaseModel):
+    """What a model may cost on this device; the device gates on them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency_p95_ms: float = Field(gt=0, description="preprocess + inference + decision of one sample")
+    memory_mb: float = Field(gt=0, description="growth of resident memory by loading one model")
+
+
+class DeviceProfile(BaseModel):
+    """What a target offers. ``variants`` are the permitted ones; the device measures and picks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str
+    architecture: Literal["x86_64", "aarch64", "any"] = "any"
+    engine: EngineName = "onnxruntime"
+    provider: Literal["cpu", "cuda"] = "cpu"
+    variants: tuple[VariantName, ...] = Field(min_length=1)
+    threads: int = Field(default=0, ge=0, description="intra-op threads; 0 = all cores but one, at least one")
+    budgets: Budgets
+
+
+def data_directory(kind: Literal["devices", "federation"]) -> Path:
+    """Return the folder of shipped data: inside the wheel, or at the top of a checkout."""
+    packaged = Path(__file__).parent / "_data" / kind
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / kind
+
+
+def shipped() -> dict[str, Path]:
+    """Return the shipped profiles' files by name."""
+    return {path.stem: path for path in sorted(data_directory("devices").glob("*.toml"))}
+
+
+def load(name_or_path: str) -> DeviceProfile:
+    """Load a shipped profile by name or any profile by path.
+
+    Raises:
+        UserError: No such profile, or the file has problems.
+    """
+    known = shipped()
+    if name_or_path in known:
+        return strict_toml.load(known[name_or_path], DeviceProfile)
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return strict_toml.load(path, DeviceProfile)
+    raise UserError(
+        f"device profile '{name_or_path}'", "is not known", f"Known: {', '.join(known)}; or give a .toml file."
+    )

@@ -1,0 +1,69 @@
+"""Task: what is predicted. Kind, labels, input and output tensors; no behaviour of any model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TaskKind = Literal["classification", "anomaly", "detection", "segmentation", "regression"]
+Modality = Literal["image", "window"]
+
+
+class TensorSpec(BaseModel):
+    """Name, dtype and shape of one graph input or output; ``-1`` is the batch, the only dynamic axis."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    dtype: Literal["uint8", "int32", "int64", "float16", "float32"]
+    shape: tuple[int, ...]
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether an array of this shape may be fed (``-1`` takes any size ≥ 1)."""
+        return len(shape) == len(self.shape) and all(
+            (want == -1 and got >= 1) or want == got for want, got in zip(self.shape, shape, strict=True)
+        )
+
+
+class Task(BaseModel):
+    """What is predicted, frozen; equal in the checkpoint, the bundle and on the device.
+
+    ``labels`` are in the order of the model's outputs. ``ok_labels`` name those that mean a good part; where
+    none of the labels means a defect (sorting by type), ``ok_labels`` holds them all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: TaskKind
+    modality: Modality = "image"
+    labels: tuple[str, ...]
+    ok_labels: tuple[str, ...] = ()
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must be distinct")
+        unknown = [label for label in self.ok_labels if label not in self.labels]
+        if unknown:
+            raise ValueError(f"ok_labels {unknown} are not among the labels {list(self.labels)}")
+        return self
+
+    @property
+    def defect_labels(self) -> tuple[str, ...]:
+        """Labels that mean a defect, in output order."""
+        return tuple(label for label in self.labels if label not in self.ok_labels)
+
+
+def image_classification(labels: tuple[str, ...], ok_labels: tuple[str, ...], height: int, width: int) -> Task:
+    """Describe image classification: ``image`` uint8 [N,H,W,3] RGB → ``probabilities`` float32 [N,K]."""
+    return Task(
+        kind="classification",
+        modality="image",
+        labels=labels,
+        ok_labels=ok_labels,
+        inputs=(TensorSpec(name="image", dtype="uint8", shape=(-1, height, width, 3)),),
+        outputs=(TensorSpec(name="probabilities", dtype="float32", shape=(-1, len(labels))),),
+    )

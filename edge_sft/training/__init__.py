@@ -1,0 +1,1 @@
+"""Training: dataset and recipe in, checkpoint out."""
