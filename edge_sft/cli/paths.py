@@ -1,0 +1,27 @@
+"""Where things live on this machine when nobody says otherwise. The only place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def device_root() -> Path:
+    """Folder of slots, journals and state: ``EDGE_SFT_ROOT``, or the user's data folder."""
+    given = os.environ.get("EDGE_SFT_ROOT")
+    if given:
+        return Path(given)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "edge-sft"
+    return Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share")) / "edge-sft"
+
+
+def keys_directory() -> Path:
+    """Folder of signing and trusted keys: ``EDGE_SFT_KEYS``, or the user's configuration folder."""
+    given = os.environ.get("EDGE_SFT_KEYS")
+    if given:
+        return Path(given)
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA", Path.home())) / "edge-sft" / "keys"
+    return Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "edge-sft" / "keys"
