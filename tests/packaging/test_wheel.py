@@ -1,0 +1,85 @@
+"""The wheel, installed outside the checkout the way a device installs it, also on the oldest supported Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def oldest_python() -> str | None:
+    """Find a Python 3.10, on the PATH or among pyenv's."""
+    found = shutil.which("python3.10")
+    candidates = [Path(found)] if found else []
+    candidates += sorted(Path.home().glob(".pyenv/versions/3.10.*/bin/python3.10"))
+    for candidate in candidates:
+        if subprocess.run([candidate, "--version"], capture_output=True, check=False).returncode == 0:
+            return str(candidate)
+    return None
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bin folder of an environment as a device has it."""
+    python = oldest_python()
+    if python is None:
+        pytest.skip("no Python 3.10 on this machine: the oldest supported Python is not proved")
+    home = tmp_path_factory.mktemp("device")
+    run(python, "-m", "venv", home / "venv", cwd=home)
+    binaries = home / "venv" / "bin"
+    run(binaries / "python", "-m", "pip", "install", "-q", f"{wheel}[cpu,vision]", cwd=home)
+    return binaries
+
+
+def test_wheel_holds_only_the_package(wheel: Path) -> None:
+    listed = run(sys.executable, "-m", "zipfile", "-l", wheel, cwd=wheel.parent)
+    tops = {line.split("/")[0] for line in listed.splitlines()[1:]}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"edge_sft"}
+    assert "edge_sft/_data/devices/x86-cpu.toml" in listed
+    assert "edge_sft/py.typed" in listed
+
+
+def test_installed_wheel_lists_profiles(device: Path, tmp_path: Path) -> None:
+    assert "x86-cpu" in run(device / "edge-sft", "devices", "list", cwd=tmp_path)
+
+
+def test_device_environment_has_no_training_stack(device: Path, tmp_path: Path) -> None:
+    script = (
+        "import importlib.util as u, sys; import edge_sft; "
+        "assert 'main' not in edge_sft.__file__.split('/'), edge_sft.__file__; "
+        "print([n for n in ('torch','torchvision','onnx','safetensors','sklearn','scipy') if u.find_spec(n)])"
+    )
+    assert run(device / "python", "-c", script, cwd=tmp_path).strip() == "[]"
+
+
+def test_device_half_imports_on_the_oldest_python(device: Path, tmp_path: Path) -> None:
+    script = (
+        "import importlib, pkgutil, edge_sft\n"
+        "for half in ('runtime', 'slots', 'engines', 'deploy', 'bundle'):\n"
+        "    package = importlib.import_module(f'edge_sft.{half}')\n"
+        "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "from edge_sft import Predictor\n"
+        "print('imported')"
+    )
+    assert run(device / "python", "-c", script, cwd=tmp_path).strip() == "imported"
