@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,8 @@ class Item:
         group: What must not straddle two splits (serial, lot, screw position), or None.
         part_id: Identity of the part, if known.
         weight: Weight of this sample in training and metrics.
+        given_group: The group as the data's owner gave it (manifest column or regex); ``group`` may be wider,
+            because near-duplicates are joined to it.
     """
 
     id: str
@@ -35,6 +37,37 @@ class Item:
     group: str | None = None
     part_id: str | None = None
     weight: float = 1.0
+    given_group: str | None = None
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What reading one picture told about it; brightness and contrast on a scale of 0 to 255.
+
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        channels: 1 or 3.
+        bits: 8 or 16.
+        low: Smallest pixel value found.
+        high: Largest pixel value found.
+        mean: Mean brightness.
+        contrast: Standard deviation of the brightness.
+        focus: Variance of the Laplacian; small means blurred (or a plain surface).
+        thumbnail: 32 x 32 bytes, brightness with mean 0 and deviation 1 mapped to 128 + 32 x; empty for a
+            picture without any structure.
+    """
+
+    height: int
+    width: int
+    channels: int
+    bits: int
+    low: int
+    high: int
+    mean: float
+    contrast: float
+    focus: float
+    thumbnail: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -47,12 +80,18 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything a training needs to know about the data; ``items`` are sorted by id."""
+    """Everything a training needs to know about the data; ``items`` are sorted by id.
+
+    ``facts`` go with ``items`` one to one (empty where nobody read the pictures); ``notes`` are sentences about
+    what the reader left aside on purpose (files that are no pictures, unknown manifest columns).
+    """
 
     root: Path
     labels: tuple[str, ...]
     items: tuple[Item, ...]
     quarantined: tuple[Quarantined, ...] = ()
+    facts: tuple[PictureFacts, ...] = field(default=(), repr=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def split(self, name: SplitName) -> tuple[Item, ...]:
         """Return the items of one split, sorted by id."""
