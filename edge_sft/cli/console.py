@@ -11,8 +11,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     from edge_sft.progress import Progress
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -1,81 +1,126 @@
-"""The `edge-sft` command: a table of verbs. Verb modules import their stage inside the function they run."""
+"""The `edge-sft` command: a table of verbs. A verb's module is imported when the verb is called, not before."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
-# verb (or "group verb") → module:function
-VERBS: dict[str, str] = {
-    "init": "edge_sft.cli.init:init",
-    "check": "edge_sft.cli.check:check",
-    "train": "edge_sft.cli.train:train",
-    "export": "edge_sft.cli.export:export",
-    "build": "edge_sft.cli.build:build",
-    "report": "edge_sft.cli.report:report",
-    "keys init": "edge_sft.cli.keys:init",
-    "keys trust": "edge_sft.cli.keys:trust",
-    "bundle inspect": "edge_sft.cli.bundle:inspect",
-    "bundle verify": "edge_sft.cli.bundle:verify",
-    "bundle sign": "edge_sft.cli.bundle:sign",
-    "deploy": "edge_sft.cli.deploy:deploy",
-    "rollback": "edge_sft.cli.deploy:rollback",
-    "slots": "edge_sft.cli.deploy:slots",
-    "devices list": "edge_sft.cli.devices:list_profiles",
-    "devices show": "edge_sft.cli.devices:show",
-    "predict": "edge_sft.cli.predict:predict",
-    "agent init": "edge_sft.cli.agent:init",
-    "run": "edge_sft.cli.agent:run",
-    "monitor": "edge_sft.cli.monitor:monitor",
-    "ledger": "edge_sft.cli.ledger:ledger",
-    "broker": "edge_sft.cli.broker:broker",
-    "doctor": "edge_sft.cli.doctor:doctor",
-    "schema": "edge_sft.cli.schema:schema",
-    "demo": "edge_sft.cli.demo:demo",
+import typer
+import typer.core
+
+from edge_sft.errors import EdgeSftError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb lives (``module:function``) and its line in ``--help``."""
+
+    target: str
+    help: str
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("edge_sft.cli.demo:demo", "See the whole road in one command, on real or your own pictures."),
+    "init": Verb("edge_sft.cli.init:init", "Look at a folder of pictures and write a recipe for it."),
+    "check": Verb("edge_sft.cli.check:check", "Find what is wrong with the pictures and labels, in words."),
+    "build": Verb("edge_sft.cli.build:build", "Check, train, export, prove and sign: one file to deploy."),
+    "train": Verb("edge_sft.cli.train:train", "Fine-tune a model by a recipe."),
+    "export": Verb("edge_sft.cli.export:export", "Make and gate the ONNX variants of a trained model."),
+    "report": Verb("edge_sft.cli.report:report", "Write a trained model's HTML report."),
+    "deploy": Verb("edge_sft.cli.deploy:deploy", "Prove a bundle on a device and switch to it."),
+    "rollback": Verb("edge_sft.cli.deploy:rollback", "Switch a device back to the model before."),
+    "slots": Verb("edge_sft.cli.deploy:slots", "Show which models a device holds."),
+    "run": Verb("edge_sft.cli.agent:run", "Run the agent: pictures in, decisions out over MQTT."),
+    "predict": Verb("edge_sft.cli.predict:predict", "Decide about picture files with a bundle."),
+    "monitor": Verb("edge_sft.cli.monitor:monitor", "Watch decisions live in the terminal."),
+    "ledger": Verb("edge_sft.cli.ledger:ledger", "Receive decisions into a database and say what is missing."),
+    "broker": Verb("edge_sft.cli.broker:broker", "Start a small MQTT broker for trying things out."),
+    "doctor": Verb("edge_sft.cli.doctor:doctor", "Look at this machine and say what to mend."),
+    "schema": Verb("edge_sft.cli.schema:schema", "Print the JSON Schema of the published decisions."),
+    "agent init": Verb("edge_sft.cli.agent:init", "Write a commented agent.toml."),
+    "bundle inspect": Verb("edge_sft.cli.bundle:inspect", "Show what a bundle holds."),
+    "bundle verify": Verb("edge_sft.cli.bundle:verify", "Verify a bundle's signature and every file in it."),
+    "bundle sign": Verb("edge_sft.cli.bundle:sign", "Sign a bundle with another key."),
+    "devices list": Verb("edge_sft.cli.devices:list_profiles", "List the device profiles."),
+    "devices show": Verb("edge_sft.cli.devices:show", "Show one device profile."),
+    "keys init": Verb("edge_sft.cli.keys:init", "Make the key pair that signs bundles."),
+    "keys trust": Verb("edge_sft.cli.keys:trust", "Trust another maker's public key."),
 }
 
 GROUPS = {
-    "keys": "Signing keys: make them, trust them.",
+    "agent": "The agent's configuration.",
     "bundle": "Look into, verify or re-sign a bundle.",
     "devices": "Device profiles.",
-    "agent": "The agent's configuration.",
+    "keys": "Signing keys.",
 }
+
+
+class _Table(typer.core.TyperGroup):
+    """A group whose commands are rows of VERBS: listed from the table, imported when called."""
+
+    prefix = ""
+
+    def _rows(self) -> dict[str, Verb]:
+        return {verb[len(self.prefix) :]: row for verb, row in VERBS.items() if verb.startswith(self.prefix)}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the table's order."""
+        names = [name for name in self._rows() if " " not in name]
+        return names if self.prefix else [*names, *GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command that has only its help line: enough to list it."""
+        if not self.prefix and cmd_name in GROUPS:
+            return _group(cmd_name)
+        row = self._rows().get(cmd_name)
+        return typer.core.TyperCommand(cmd_name, help=row.help) if row else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the verb that was called."""
+        name, command, rest = super().resolve_command(ctx, args)
+        row = self._rows().get(name or "")
+        return (name, _load(row), rest) if row else (name, command, rest)
+
+
+def _load(row: Verb) -> Any:
+    module, _, function = row.target.partition(":")
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=None)(getattr(import_module(module), function))
+    return typer.main.get_command(app)
+
+
+def _group(name: str) -> _Table:
+    group = _Table(name=name, help=GROUPS[name], no_args_is_help=True)
+    group.prefix = f"{name} "
+    return group
+
+
+def _root() -> _Table:
+    return _Table(
+        name="edge-sft",
+        help="From your own labelled pictures to a proven model on your machine, streaming decisions over MQTT.",
+        no_args_is_help=True,
+    )
 
 
 def main() -> None:
     """Run the command line; errors of edge-sft print as thing, fact, remedy and set the exit status."""
-    import typer
+    if sys.argv[1:] == ["--version"]:
+        import edge_sft
 
-    from edge_sft.errors import EdgeSftError
-
-    app = typer.Typer(
-        name="edge-sft",
-        help="From your own labelled pictures to a proven model on your machine, streaming decisions over MQTT.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-    groups: dict[str, typer.Typer] = {}
-    for verb, target in VERBS.items():
-        group, _, name = verb.rpartition(" ")
-        module, _, function = target.partition(":")
-        command = getattr(import_module(module), function)
-        if group and group not in groups:
-            groups[group] = typer.Typer(help=GROUPS[group], no_args_is_help=True)
-            app.add_typer(groups[group], name=group)
-        (groups[group] if group else app).command(name)(command)
+        typer.echo(f"edge-sft {edge_sft.__version__}")
+        return
     try:
-        app()
+        _root()(prog_name="edge-sft")
     except EdgeSftError as error:
-        from edge_sft.cli.console import errors
-
-        errors.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
+        typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""`edge-sft build RECIPE`: check + train + export + gates + report + signed bundle, each stage kept and reused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_sft.cli.console import console, progress
+from edge_sft.cli.paths import keys_directory
+from edge_sft.errors import EdgeSftError
+
+if TYPE_CHECKING:
+    from edge_sft.checkpoint import CheckpointMeta
+    from edge_sft.data.dataset import Dataset
+    from edge_sft.export.variants import ExportResult
+    from edge_sft.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Built:
+    """Where a build left its artefacts."""
+
+    bundle: Path
+    checkpoint: Path
+    report: Path
+    check_page: Path
+    meta: CheckpointMeta
+    export: ExportResult
+
+
+def build(
+    recipe: Annotated[Path, typer.Argument(help="recipe.toml, as `edge-sft init` writes it")],
+    out: Annotated[Path | None, typer.Option(help="folder for everything made; default runs/NAME")] = None,
+    key: Annotated[Path | None, typer.Option(help="private key that signs; default the one of `keys init`")] = None,
+) -> None:
+    """Check the pictures, train, export, quantize, prove and sign: one file to deploy."""
+    from edge_sft import recipe as recipes
+
+    loaded = recipes.load(recipe)
+    built = build_bundle(recipe, out or Path("runs") / loaded.name, key or keys_directory() / "default.pem")
+    console.print(f"\nBundle  [bold]{built.bundle}[/]\nReport  {built.report}")
+    console.print(f"Next    edge-sft deploy {built.bundle} --to local")
+
+
+def build_bundle(recipe_path: Path, out: Path, key: Path) -> Built:
+    """Run every stage from recipe to signed bundle; stages whose inputs did not change are not run again."""
+    from edge_sft import recipe as recipes
+    from edge_sft.bundle.keys import load_private
+    from edge_sft.data.reader import open_dataset
+
+    private_key = load_private(key)  # before the long work: a missing key is told now
+    recipe = recipes.load(recipe_path)
+    text = recipe_path.read_text(encoding="utf-8")
+    with progress() as bar:
+        dataset = open_dataset(recipe, bar)
+        check_page = _check(recipe, dataset, out, bar)
+        meta = _train(recipe, text, dataset, out / "checkpoint", bar)
+        exported = _export(recipe, meta, dataset, out, bar)
+    report = _report(out, meta, exported, dataset)
+    bundle = _bundle(out, exported, report, private_key)
+    return Built(bundle, out / "checkpoint", out / "report.html", check_page, meta, exported)
+
+
+def _check(recipe: Recipe, dataset: Dataset, out: Path, bar: Any) -> Path:
+    from edge_sft import durable
+    from edge_sft.data.checking import check
+    from edge_sft.report import data_page
+
+    page = out / "check.html"
+    findings = check(recipe, dataset, bar)
+    durable.write_text(page, data_page.render(findings))
+    return page
+
+
+def _train(recipe: Recipe, text: str, dataset: Dataset, checkpoint: Path, bar: Any) -> CheckpointMeta:
+    from edge_sft import checkpoint as checkpoints
+    from edge_sft.training.fit import fit
+
+    same_text = (checkpoint / checkpoints.RECIPE).is_file() and (checkpoint / checkpoints.RECIPE).read_text(
+        encoding="utf-8"
+    ) == text
+    if same_text and (checkpoint / checkpoints.META).is_file():
+        meta = checkpoints.read_meta(checkpoint)
+        if meta.dataset_fingerprint == dataset.fingerprint:
+            console.print("Trained already with this recipe and these pictures.")
+            return meta
+    return fit(recipe, dataset, checkpoint, recipe_text=text, progress=bar)
+
+
+def _export(recipe: Recipe, meta: CheckpointMeta, dataset: Dataset, out: Path, bar: Any) -> ExportResult:
+    from edge_sft.export.variants import export_variants, read_export
+
+    target = out / "export"
+    stamp = target / "made-from.txt"
+    made_from = _export_digest(recipe, meta)
+    if stamp.is_file() and stamp.read_text() == made_from:
+        console.print("Exported already from these weights.")
+        return read_export(target)
+    result = export_variants(
+        out / "checkpoint",
+        dataset,
+        target,
+        variants=recipe.export.variants,
+        calibration_pictures=recipe.export.calibration_pictures,
+        tolerance_points=recipe.export.tolerance_points,
+        progress=bar,
+    )
+    from edge_sft import durable
+
+    durable.write_text(stamp, made_from)
+    return result
+
+
+def _export_digest(recipe: Recipe, meta: CheckpointMeta) -> str:
+    import edge_sft
+
+    parts = (meta.weights_sha256, str(meta.temperature), recipe.export.model_dump_json(), edge_sft.__version__)
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
+def _report(out: Path, meta: CheckpointMeta, exported: ExportResult, dataset: Dataset) -> str:
+    from edge_sft import checkpoint as checkpoints
+    from edge_sft import durable
+    from edge_sft.report import model_page
+
+    html = model_page.render(meta, checkpoints.read_scores(out / "checkpoint"), exported.gates, pictures_of(dataset))
+    durable.write_text(out / "report.html", html)
+    return html
+
+
+def pictures_of(dataset: Dataset) -> Callable[[str], Any]:
+    """Return a look-up from a sample's id to its picture, RGB uint8 [H, W, 3], or None when it cannot be read."""
+    from edge_sft.preprocess import read_image
+
+    paths = {item.id: item.path for item in dataset.items}
+
+    def picture(sample_id: str) -> Any:
+        try:
+            return read_image(paths[sample_id]) if sample_id in paths else None
+        except EdgeSftError:
+            return None
+
+    return picture
+
+
+def _bundle(out: Path, exported: ExportResult, report: str, private_key: Any) -> Path:
+    from edge_sft.export.bundling import bundle_from_checkpoint
+
+    return bundle_from_checkpoint(out / "checkpoint", exported, out, private_key, report)
