@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edge_sft.errors import BundleRefused
 from edge_sft.preprocess import Preprocess
 from edge_sft.profile import VariantName
 from edge_sft.task import Task
@@ -16,6 +18,8 @@ GOLDEN = "golden.npz"
 POLICY = "policy.json"
 RECIPE = "recipe.toml"
 REPORT = "report.html"
+
+READS_VERSIONS = (1,)
 
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -57,12 +61,12 @@ class VariantEntry(_Strict):
     """One ONNX file. Only variants whose gate passed are listed; the others are named in ``gates``."""
 
     variant: VariantName
-    file: str
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,94}\.onnx$")
     golden_tolerance: float = Field(gt=0, description="largest allowed |difference| from the golden outputs")
 
 
-class Manifest(_Strict):
-    """The whole of manifest.json."""
+class Draft(_Strict):
+    """All of manifest.json that its maker states; the list of files is found out while writing."""
 
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
@@ -76,12 +80,17 @@ class Manifest(_Strict):
     dataset_fingerprint: str
     weights_sha256: str = Field(pattern=_SHA256)
     metrics: dict[str, dict[str, float]] = {}
+
+
+class Manifest(Draft):
+    """The whole of manifest.json."""
+
     files: tuple[FileEntry, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
         names = [entry.name for entry in self.files]
-        if len(set(names)) != len(names):
+        if len({name.casefold() for name in names}) != len(names):  # Windows folds case when extracting
             raise ValueError("a file is listed twice")
         reserved = {MANIFEST, SIGNATURE} & set(names)
         if reserved:
@@ -91,3 +100,36 @@ class Manifest(_Strict):
         if missing:
             raise ValueError(f"files {missing} are needed but not listed")
         return self
+
+    def to_bytes(self) -> bytes:
+        """Serialise canonically: keys sorted, two-space indent, UTF-8, one newline at the end."""
+        content = self.model_dump(mode="json")
+        return (json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def from_bytes(content: bytes, *, source: str) -> Manifest:
+    """Parse manifest.json; call it only on bytes whose signature was verified.
+
+    Raises:
+        BundleRefused: Not JSON, a schema version that this version does not read (checked before anything
+            else, so that a newer bundle is named as such), or not a manifest of its version.
+    """
+    thing = f"{source}, {MANIFEST}"
+    try:
+        raw = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleRefused(thing, f"is not JSON ({error})", "Build the bundle again.") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if type(version) is not int or version not in READS_VERSIONS:
+        reads = ", ".join(str(known) for known in READS_VERSIONS)
+        raise BundleRefused(
+            thing,
+            f"has schema_version {version!r}; this edge-sft reads {reads}",
+            "Update edge-sft on this machine, or build the bundle with the version that runs here.",
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "whole"
+        raise BundleRefused(thing, f"is not valid ({where}: {first['msg']})", "Build the bundle again.") from error
