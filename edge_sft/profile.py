@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +49,47 @@ def data_directory(kind: Literal["devices", "federation"]) -> Path:
 def shipped() -> dict[str, Path]:
     """Return the shipped profiles' files by name."""
     return {path.stem: path for path in sorted(data_directory("devices").glob("*.toml"))}
+
+
+def usable_threads(profile: DeviceProfile) -> int:
+    """Return the number of intra-op threads to use: the profile's, or all usable cores but one, at least one."""
+    if profile.threads:
+        return profile.threads
+    allowed = getattr(os, "sched_getaffinity", None)  # honours taskset and containers; Linux only
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(1, cores - 1)
+
+
+def architecture(machine: str) -> str:
+    """Translate what the operating system calls its processor (`platform.machine()`) to a profile's word."""
+    name = machine.lower()
+    return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def for_machine(machine: str) -> DeviceProfile:
+    """Return the shipped CPU profile for a processor (`platform.machine()`).
+
+    Raises:
+        UserError: None is shipped for it.
+    """
+    wanted = architecture(machine)
+    for name in shipped():
+        profile = load(name)
+        if profile.architecture == wanted and profile.provider == "cpu":
+            return profile
+    raise UserError(
+        f"processor '{machine}'", "has no shipped profile", f"Choose one with --profile: {', '.join(shipped())}."
+    )
+
+
+def check_runs_on(profile: DeviceProfile, machine: str) -> None:
+    """Refuse a profile made for another processor. Raises UserError."""
+    if profile.architecture not in ("any", architecture(machine)):
+        raise UserError(
+            f"device profile '{profile.name}'",
+            f"is for {profile.architecture}, this machine is {architecture(machine)}",
+            "Choose another with --profile, or leave it at auto.",
+        )
 
 
 def load(name_or_path: str) -> DeviceProfile:

@@ -1,0 +1,302 @@
+"""Predictor: a slot's engine, preprocessing and policy as one object. Sample in, Prediction out; no I/O after open."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sft import policy as policies
+from edge_sft import preprocess
+from edge_sft.bundle.manifest import MANIFEST, POLICY, Manifest
+from edge_sft.engines.protocol import Engine, EngineInfo, open_engine
+from edge_sft.errors import BundleRefused, DataError, DeviceError, UserError
+from edge_sft.policy import Policy
+from edge_sft.prediction import Decision, ModelIdentity, Prediction, Sample, rfc3339
+from edge_sft.profile import Budgets, DeviceProfile
+from edge_sft.slots import proof as proofs
+from edge_sft.slots.memory import resident_mb
+from edge_sft.slots.store import SlotStore, read_manifest
+from edge_sft.task import Task
+
+if TYPE_CHECKING:
+    from edge_sft.bundle.keys import PublicKey
+
+# What an unproved bundle runs on (`from_bundle`): nothing is gated there, so the budgets are without meaning.
+_ANY_CPU = DeviceProfile(
+    name="any-cpu",
+    title="Any CPU (ONNX Runtime)",
+    variants=("fp32",),
+    budgets=Budgets(latency_p95_ms=math.inf, memory_mb=math.inf),
+)
+
+
+class Predictor:
+    """A loaded model that decides; use as a context manager.
+
+    `prepare` may be called from any number of threads at once; `infer`, `predict` and `predict_image` by one
+    thread at a time. `no_decision` is safe from anywhere.
+
+    Attributes:
+        model: Which bundle and variant speak in every Prediction.
+        task: Labels and tensors.
+        policy: The active decision rule.
+        memory_mb: Growth of resident memory by loading, MiB; 0.0 where the system does not tell.
+        deadline_ms: After this age of a sample there is no decision any more; None = no deadline.
+    """
+
+    def __init__(
+        self, engine: Engine, manifest: Manifest, model: ModelIdentity, policy: Policy, *, deadline_ms: float | None
+    ) -> None:
+        self.model = model
+        self.task: Task = manifest.task
+        self.policy = policy
+        self.memory_mb = 0.0
+        self.deadline_ms = deadline_ms
+        self._engine = engine
+        self._preprocess = manifest.preprocess
+        self._input = manifest.task.inputs[0].name
+        self._version = policy.version
+        self._cleanup = contextlib.ExitStack()
+
+    @classmethod
+    def open(
+        cls,
+        slot_dir: Path,
+        *,
+        policy: Policy | None = None,
+        variant: str | None = None,
+        threads: int | None = None,
+        deadline_ms: float | None = None,
+    ) -> Predictor:
+        """Load a slot's bundle.
+
+        Args:
+            slot_dir: A slot, or any folder that a verified bundle was extracted to.
+            policy: Decision rule; by default the site's policy in the slot, else the bundle's own.
+            variant: By default the one that the device's proof chose, else fp32.
+            threads: Intra-op threads; by default the proof's profile's.
+            deadline_ms: The pipeline's deadline; the policy's own counts too, the shorter one wins.
+
+        Raises:
+            BundleRefused: The folder is no bundle, was replaced meanwhile, or the policy is for another task.
+            UserError: The bundle has no such variant.
+            DeviceError: The engine refuses the model.
+        """
+        identity_before = _identity(slot_dir)
+        manifest = read_manifest(slot_dir)
+        proof = proofs.load(slot_dir) if (slot_dir / proofs.PROOF).is_file() else None
+        rule = policy or policies.load(_policy_file(slot_dir))
+        policies.check_fits(rule, manifest.task, source=str(slot_dir))
+        profile = proof.profile if proof else _ANY_CPU
+        if threads is not None:
+            profile = profile.model_copy(update={"threads": threads})
+        name = variant or (proof.chosen if proof else "fp32")
+        before = resident_mb()
+        engine = open_engine(slot_dir / _file_of(manifest, name), profile)
+        deadlines = [limit for limit in (deadline_ms, rule.deadline_ms) if limit is not None]
+        model = ModelIdentity(name=manifest.name, version=manifest.version, digest=_digest(slot_dir), variant=name)
+        predictor = cls(engine, manifest, model, rule, deadline_ms=min(deadlines, default=None))
+        if _identity(slot_dir) != identity_before:
+            predictor.close()
+            raise BundleRefused(str(slot_dir), "was replaced while it was being loaded", "Open the current slot again.")
+        predictor.memory_mb = _growth(before)
+        return predictor
+
+    @classmethod
+    def from_device(
+        cls, root: Path, pipeline: str = "main", *, threads: int | None = None, deadline_ms: float | None = None
+    ) -> Predictor:
+        """Load what is deployed on this device, after verifying its files; see `SlotStore.verified`, `open`."""
+        slot = SlotStore(Path(root), pipeline).verified()
+        return cls.open(slot.path, threads=threads, deadline_ms=deadline_ms)
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: Path | str,
+        trusted_keys: Sequence[PublicKey] | None = None,
+        *,
+        public_key: Path | str | None = None,
+        policy: Policy | None = None,
+        variant: str = "fp32",
+        threads: int | None = None,
+    ) -> Predictor:
+        """Load a .edge file without deploying it; its signature is verified first, always.
+
+        Args:
+            path: The bundle.
+            trusted_keys: Keys that may have signed it (`edge_sft.bundle.keys.trusted`).
+            public_key: Or one public key file (``.pub.pem``).
+            policy: Decision rule; by default the bundle's own.
+            variant: Which of the bundle's variants to run.
+            threads: Intra-op threads; by default all usable cores but one.
+
+        Raises:
+            UserError: No key given, or no such variant.
+            BundleRefused: The bundle is damaged, not signed by those keys, or unknown.
+            DeviceError: No room for the temporary files, or the engine refuses the model.
+        """
+        from edge_sft.bundle.keys import load_public
+        from edge_sft.bundle.reading import open_verified
+
+        keys = [*(trusted_keys or ()), *([load_public(Path(public_key))] if public_key is not None else [])]
+        if not keys:
+            raise UserError(
+                str(path), "cannot be verified without a key", "Give public_key=…, the maker's .pub.pem file."
+            )
+        bundle = open_verified(Path(path), keys)
+        with contextlib.ExitStack() as cleanup:
+            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="edge-sft-")))
+            bundle.extract_to(folder)
+            predictor = cls.open(folder, policy=policy, variant=variant, threads=threads)
+            predictor._cleanup = cleanup.pop_all()
+        return predictor
+
+    @property
+    def engine(self) -> EngineInfo:
+        """What really runs: provider, library version, threads."""
+        return self._engine.info
+
+    def predict(self, sample: Sample) -> Prediction:
+        """Decide about one sample. Bad frames, lateness and engine trouble come out as ``no_decision``."""
+        late = self._lateness(sample)
+        if late:
+            return self.no_decision(sample, late)
+        try:
+            tensor = self.prepare(sample)
+        except DataError as error:
+            return self.no_decision(sample, str(error))
+        return self.infer(tensor, sample)
+
+    def predict_image(self, image: Path | str | NDArray[Any], part_id: str | None = None) -> Prediction:
+        """Decide about a picture file, or a frame uint8/uint16 [H, W] or [H, W, 3] **RGB** (not OpenCV's BGR).
+
+        A file that cannot be read comes out as ``no_decision`` with the reason; there is no deadline on files.
+        """
+        name = None if isinstance(image, np.ndarray) else Path(image).name
+        data: NDArray[Any] | None = None
+        fault: str | None = None
+        at, clock = datetime.now(timezone.utc), time.monotonic()
+        try:
+            data = image if isinstance(image, np.ndarray) else preprocess.read_image(Path(image))
+        except DataError as error:
+            fault = str(error)
+        return self.predict(Sample(data, at, clock, stream="image", part_id=part_id, name=name, fault=fault))
+
+    def prepare(self, sample: Sample) -> NDArray[np.uint8]:
+        """Preprocess a sample to the model's input, uint8 [1, H, W, 3].
+
+        Raises:
+            DataError: The sample carries a fault, no data, or a frame that is no picture.
+        """
+        if sample.fault is not None or sample.data is None:
+            raise DataError(sample.name or "frame", sample.fault or "holds no data", "Check the source.")
+        return preprocess.image_tensor(sample.data, self._preprocess)[None]
+
+    def infer(self, tensor: NDArray[np.uint8], sample: Sample) -> Prediction:
+        """Run a prepared input and decide; the deadline is checked before and after."""
+        late = self._lateness(sample)
+        if late:
+            return self.no_decision(sample, late)
+        try:
+            outputs = self._engine.infer({self._input: tensor})
+        except DeviceError as error:
+            return self.no_decision(sample, str(error))
+        first = {name: array[0] for name, array in outputs.items()}
+        decision = policies.decide(first, self.policy)
+        late = self._lateness(sample)
+        if late:
+            return self.no_decision(sample, late)
+        if decision.verdict == "no_decision":
+            return self._prediction(sample, decision, None)
+        values = first["probabilities"].tolist()
+        return self._prediction(sample, decision, dict(zip(self.task.labels, values, strict=True)))
+
+    def outputs(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run the graph on prepared inputs with their batch axis; for proofs and measurements."""
+        return self._engine.infer(inputs)
+
+    def no_decision(self, sample: Sample, reason: str) -> Prediction:
+        """Say that nothing was decided about a sample, and why."""
+        return self._prediction(sample, Decision("no_decision", reason=reason), None)
+
+    def close(self) -> None:
+        """Free the model and any temporary files; closing twice is harmless."""
+        self._engine.__exit__(None, None, None)
+        self._cleanup.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _lateness(self, sample: Sample) -> str | None:
+        if self.deadline_ms is None:
+            return None
+        age_ms = (time.monotonic() - sample.captured_monotonic_s) * 1000
+        if age_ms <= self.deadline_ms:
+            return None
+        return f"deadline missed: {age_ms:.0f} ms since capture, {self.deadline_ms:g} ms allowed"
+
+    def _prediction(self, sample: Sample, decision: Decision, probabilities: dict[str, float] | None) -> Prediction:
+        return Prediction(
+            stream=sample.stream,
+            part_id=sample.part_id,
+            name=sample.name,
+            captured_at=rfc3339(sample.captured_at),
+            decided_at=rfc3339(datetime.now(timezone.utc)),
+            latency_ms=max(0.0, (time.monotonic() - sample.captured_monotonic_s) * 1000),
+            verdict=decision.verdict,
+            label=decision.label,
+            score=decision.score,
+            confidence=decision.confidence,
+            probabilities=probabilities,
+            reason=decision.reason,
+            model=self.model,
+            policy_version=self._version,
+        )
+
+
+def _policy_file(folder: Path) -> Path:
+    site = folder / proofs.SITE_POLICY
+    return site if site.is_file() else folder / POLICY
+
+
+def _file_of(manifest: Manifest, variant: str) -> str:
+    for entry in manifest.variants:
+        if entry.variant == variant:
+            return entry.file
+    known = ", ".join(entry.variant for entry in manifest.variants)
+    raise UserError(f"variant '{variant}'", f"is not in {manifest.name} {manifest.version}", f"It holds: {known}.")
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        found = folder.stat()
+    except OSError as error:
+        raise BundleRefused(str(folder), "is not there", "Deploy a bundle first.") from error
+    return found.st_dev, found.st_ino
+
+
+def _digest(folder: Path) -> str:
+    from edge_sft.checkpoint import sha256_of
+
+    return sha256_of(folder / MANIFEST)
+
+
+def _growth(before: float | None) -> float:
+    after = resident_mb()
+    return 0.0 if before is None or after is None else max(0.0, after - before)
