@@ -29,7 +29,7 @@ _NEEDS = 10  # stored files only
 _MIDNIGHT, _FIRST_OF_JANUARY_1980 = 0, 1 << 5 | 1
 _REGULAR_FILE = 0o100644 << 16
 _SYMLINK, _TYPE_MASK = 0o120000, 0o170000
-_REPACKED = "Take the file as its maker wrote it; a repacked one must be signed again (edge-sft bundle sign)."
+_REPACKED = "Take the file as its maker wrote it; a bundle cannot be repacked."
 
 
 @dataclass(frozen=True)

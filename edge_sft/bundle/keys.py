@@ -1,6 +1,6 @@
 """Ed25519 keys: who may sign bundles, and whose bundles a machine runs.
 
-A key folder holds ``<name>.key.pem`` (private, PKCS8, mode 0600), ``<name>.pub.pem`` and the folder ``trusted``
+A key folder holds ``<name>.pem`` (private, PKCS8, mode 0600), ``<name>.pub.pem`` and the folder ``trusted``
 with one public PEM a key. Whoever can write ``trusted`` decides what the machine runs.
 """
 
@@ -87,7 +87,7 @@ class KeyPair:
 
 def private_path(directory: Path, name: str = "default") -> Path:
     """Return where a key folder keeps the private key of this name."""
-    return directory / f"{name}.key.pem"
+    return directory / f"{name}.pem"
 
 
 def generate(directory: Path, name: str = "default", *, passphrase: bytes | None = None) -> KeyPair:
@@ -133,7 +133,7 @@ def load_private(path: Path, passphrase: bytes | None = None) -> PrivateKey:
         raise UserError(str(path), "is no private key, or the passphrase is wrong", "Check both files.") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise UserError(str(path), "is not an Ed25519 key", "Make one with: edge-sft keys init")
-    return PrivateKey(path.name.removesuffix(".pem").removesuffix(".key"), key)
+    return PrivateKey(path.name.removesuffix(".pem"), key)
 
 
 def load_public(path: Path) -> PublicKey:

@@ -145,7 +145,7 @@ def _read_signed(file: BinaryIO, members: dict[str, container.Member], source: s
     if MANIFEST not in members:
         raise BundleRefused(source, f"is no bundle ({MANIFEST} is missing)", "Give a .edge file.")
     if SIGNATURE not in members:
-        raise BundleRefused(source, f"is not signed ({SIGNATURE} is missing)", "Run: edge-sft bundle sign")
+        raise BundleRefused(source, f"is not signed ({SIGNATURE} is missing)", _AGAIN)
     if members[MANIFEST].size > MAX_MANIFEST_BYTES:
         raise BundleRefused(source, f"has a {MANIFEST} of {members[MANIFEST].size} bytes, 1 MiB is the limit", _AGAIN)
     if members[SIGNATURE].size != _SIGNATURE_BYTES:

@@ -234,4 +234,4 @@ def test_a_file_exchanged_after_verification_is_noticed(
     assert not (tmp_path / "slot" / "golden.npz").exists()
     assert not (tmp_path / "slot" / "manifest.json").exists()
     with pytest.raises(BundleRefused, match="holds no file"):
-        bundle.read("../keys/default.key.pem")
+        bundle.read("../keys/default.pem")
