@@ -7,6 +7,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from edge_sft import policy as policies
 from edge_sft import preprocess
 from edge_sft.bundle.manifest import MANIFEST, POLICY, Manifest
 from edge_sft.engines.protocol import Engine, EngineInfo, open_engine
-from edge_sft.errors import BundleRefused, DataError, DeviceError, UserError
+from edge_sft.errors import BundleRefused, DataError, DeviceError, EdgeSftError, UserError
 from edge_sft.policy import Policy
 from edge_sft.prediction import Decision, ModelIdentity, Prediction, Sample, rfc3339
 from edge_sft.profile import Budgets, DeviceProfile
@@ -77,6 +78,7 @@ class Predictor:
         variant: str | None = None,
         threads: int | None = None,
         deadline_ms: float | None = None,
+        profile: DeviceProfile | None = None,
     ) -> Predictor:
         """Load a slot's bundle.
 
@@ -84,8 +86,9 @@ class Predictor:
             slot_dir: A slot, or any folder that a verified bundle was extracted to.
             policy: Decision rule; by default the site's policy in the slot, else the bundle's own.
             variant: By default the one that the device's proof chose, else fp32.
-            threads: Intra-op threads; by default the proof's profile's.
+            threads: Intra-op threads; by default the profile's.
             deadline_ms: The pipeline's deadline; the policy's own counts too, the shorter one wins.
+            profile: What to run on; by default what the slot was proved with, else any CPU.
 
         Raises:
             BundleRefused: The folder is no bundle, was replaced meanwhile, or the policy is for another task.
@@ -95,9 +98,9 @@ class Predictor:
         identity_before = _identity(slot_dir)
         manifest = read_manifest(slot_dir)
         proof = proofs.load(slot_dir) if (slot_dir / proofs.PROOF).is_file() else None
-        rule = policy or policies.load(_policy_file(slot_dir))
+        rule = policy or read_policy(_policy_file(slot_dir))
         policies.check_fits(rule, manifest.task, source=str(slot_dir))
-        profile = proof.profile if proof else _ANY_CPU
+        profile = profile or (proof.profile if proof else _ANY_CPU)
         if threads is not None:
             profile = profile.model_copy(update={"threads": threads})
         name = variant or (proof.chosen if proof else "fp32")
@@ -106,9 +109,14 @@ class Predictor:
         deadlines = [limit for limit in (deadline_ms, rule.deadline_ms) if limit is not None]
         model = ModelIdentity(name=manifest.name, version=manifest.version, digest=_digest(slot_dir), variant=name)
         predictor = cls(engine, manifest, model, rule, deadline_ms=min(deadlines, default=None))
-        if _identity(slot_dir) != identity_before:
+        try:
+            if _identity(slot_dir) != identity_before:
+                fact, remedy = "was replaced while it was being loaded", "Open the current slot again."
+                raise BundleRefused(str(slot_dir), fact, remedy)
+            predictor._warm_up()
+        except EdgeSftError:
             predictor.close()
-            raise BundleRefused(str(slot_dir), "was replaced while it was being loaded", "Open the current slot again.")
+            raise
         predictor.memory_mb = _growth(before)
         return predictor
 
@@ -169,7 +177,7 @@ class Predictor:
 
     def predict(self, sample: Sample) -> Prediction:
         """Decide about one sample. Bad frames, lateness and engine trouble come out as ``no_decision``."""
-        late = self._lateness(sample)
+        late = _lateness(sample, self.deadline_ms)
         if late:
             return self.no_decision(sample, late)
         try:
@@ -181,17 +189,17 @@ class Predictor:
     def predict_image(self, image: Path | str | NDArray[Any], part_id: str | None = None) -> Prediction:
         """Decide about a picture file, or a frame uint8/uint16 [H, W] or [H, W, 3] **RGB** (not OpenCV's BGR).
 
-        A file that cannot be read comes out as ``no_decision`` with the reason; there is no deadline on files.
+        A file that cannot be read comes out as ``no_decision`` with the reason. No deadline applies: nobody
+        waits at the belt for a file.
         """
         name = None if isinstance(image, np.ndarray) else Path(image).name
-        data: NDArray[Any] | None = None
-        fault: str | None = None
-        at, clock = datetime.now(timezone.utc), time.monotonic()
+        sample = Sample(None, datetime.now(timezone.utc), time.monotonic(), "image", part_id=part_id, name=name)
         try:
-            data = image if isinstance(image, np.ndarray) else preprocess.read_image(Path(image))
+            frame = image if isinstance(image, np.ndarray) else preprocess.read_image(Path(image))
+            tensor = self.prepare(replace(sample, data=frame))
         except DataError as error:
-            fault = str(error)
-        return self.predict(Sample(data, at, clock, stream="image", part_id=part_id, name=name, fault=fault))
+            return self.no_decision(sample, str(error))
+        return self._decide(tensor, sample, deadline_ms=None)
 
     def prepare(self, sample: Sample) -> NDArray[np.uint8]:
         """Preprocess a sample to the model's input, uint8 [1, H, W, 3].
@@ -205,7 +213,10 @@ class Predictor:
 
     def infer(self, tensor: NDArray[np.uint8], sample: Sample) -> Prediction:
         """Run a prepared input and decide; the deadline is checked before and after."""
-        late = self._lateness(sample)
+        return self._decide(tensor, sample, deadline_ms=self.deadline_ms)
+
+    def _decide(self, tensor: NDArray[np.uint8], sample: Sample, *, deadline_ms: float | None) -> Prediction:
+        late = _lateness(sample, deadline_ms)
         if late:
             return self.no_decision(sample, late)
         try:
@@ -214,7 +225,7 @@ class Predictor:
             return self.no_decision(sample, str(error))
         first = {name: array[0] for name, array in outputs.items()}
         decision = policies.decide(first, self.policy)
-        late = self._lateness(sample)
+        late = _lateness(sample, deadline_ms)
         if late:
             return self.no_decision(sample, late)
         if decision.verdict == "no_decision":
@@ -243,13 +254,11 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _lateness(self, sample: Sample) -> str | None:
-        if self.deadline_ms is None:
-            return None
-        age_ms = (time.monotonic() - sample.captured_monotonic_s) * 1000
-        if age_ms <= self.deadline_ms:
-            return None
-        return f"deadline missed: {age_ms:.0f} ms since capture, {self.deadline_ms:g} ms allowed"
+    def _warm_up(self) -> None:
+        """Infer once on grey, so that the first part on the line does not pay for lazy set-up."""
+        spec = self._preprocess
+        frame = np.full((spec.height, spec.width, 3), 127, dtype=np.uint8)
+        self._engine.infer({self._input: preprocess.image_tensor(frame, spec)[None]})
 
     def _prediction(self, sample: Sample, decision: Decision, probabilities: dict[str, float] | None) -> Prediction:
         return Prediction(
@@ -268,6 +277,23 @@ class Predictor:
             model=self.model,
             policy_version=self._version,
         )
+
+
+def _lateness(sample: Sample, deadline_ms: float | None) -> str | None:
+    if deadline_ms is None:
+        return None
+    age_ms = (time.monotonic() - sample.captured_monotonic_s) * 1000
+    if age_ms <= deadline_ms:
+        return None
+    return f"deadline missed: {age_ms:.0f} ms since capture, {deadline_ms:g} ms allowed"
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy from the disk. Raises BundleRefused when it is missing or no policy v1."""
+    try:
+        return policies.load(path)
+    except OSError as error:
+        raise BundleRefused(str(path), f"cannot be read ({error.strerror or error})", "Check the file.") from error
 
 
 def _policy_file(folder: Path) -> Path:

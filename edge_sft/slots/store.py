@@ -25,6 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_sft import durable
+from edge_sft.bundle import manifest as manifests
 from edge_sft.bundle.manifest import MANIFEST, POLICY, Manifest
 from edge_sft.checkpoint import sha256_of
 from edge_sft.errors import BundleRefused, DataError, DeviceError, UserError
@@ -159,6 +160,7 @@ class SlotStore:
         self._clear_leftovers()
         try:
             path = Path(tempfile.mkdtemp(prefix=STAGING, dir=self.directory))
+            path.chmod(0o755)  # the agent may run as another user than who deploys
         except OSError as error:
             raise durable.disk_error(self.directory, error) from error
         try:
@@ -182,6 +184,24 @@ class SlotStore:
             self._move_to_spare(built, self.directory / name)
         kept = None if pointer is None else _Entry(slot=pointer.slot, digest=pointer.digest, extras=pointer.extras)
         return self._flip(entry, kept, 1 if pointer is None else pointer.generation + 1)
+
+    def repair(self) -> Slot | None:
+        """Make sure that the slot a deploy will overwrite is not the one that has to serve. Hold `lock`.
+
+        Where the current slot is damaged and the previous one is whole, flip back to that for good; the damaged
+        one becomes the spare. Returns the whole slot that serves, or None where nothing whole does.
+        """
+        pointer = self._read(damaged_is_none=True)
+        if pointer is None:
+            return None
+        with contextlib.suppress(BundleRefused):
+            self.verify(pointer)
+            return self._slot(pointer, pointer)
+        if pointer.previous is not None:
+            with contextlib.suppress(BundleRefused):
+                self.verify(pointer.previous)
+                return self._flip(pointer.previous, None, pointer.generation + 1)
+        return None
 
     def rollback(self) -> Slot:
         """Flip back to the previous slot; rolling back twice returns to where it began. Hold `lock`.
@@ -280,13 +300,10 @@ def read_manifest(folder: Path) -> Manifest:
     """Parse the manifest of an extracted bundle. Raises BundleRefused when it is missing or no manifest v1."""
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise BundleRefused(str(folder), f"has no readable {MANIFEST}", "Deploy the bundle again.") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleRefused(str(path), f"is no manifest v1 ({where}: {first['msg']})", "Deploy again.") from error
+    return manifests.from_bytes(content, source=str(folder))
 
 
 def _extras(folder: Path) -> dict[Literal["proof.json", "site-policy.json"], str]:

@@ -1,0 +1,108 @@
+"""Golden samples: real validation inputs that travel with a bundle, and what every variant must answer to them."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sft.bundle.manifest import GOLDEN
+from edge_sft.errors import BundleRefused
+from edge_sft.policy import Policy, decide
+
+Arrays = dict[str, NDArray[Any]]
+
+# Below this an output is the same number computed in another order: a threshold may sit exactly on a golden
+# sample's score, and rounding alone must not refuse a sound model.
+_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs by graph name [G, …] and expected outputs by variant and graph name [G, …]."""
+
+    inputs: Arrays
+    outputs: dict[str, Arrays]
+
+    @property
+    def count(self) -> int:
+        """Number of golden samples."""
+        return len(next(iter(self.inputs.values())))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a variant answered here.
+
+    Attributes:
+        samples: Golden samples asked.
+        difference: Largest |difference| from the expected outputs; NaN where an output was not finite.
+        decisions_changed: Decisions (verdict and label) that differ at the active policy.
+    """
+
+    samples: int
+    difference: float
+    decisions_changed: int
+
+
+def load(folder: Path) -> Golden:
+    """Read golden.npz of an extracted bundle. Raises BundleRefused when it is damaged or holds nothing usable."""
+    path = folder / GOLDEN
+    inputs: Arrays = {}
+    outputs: dict[str, Arrays] = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for key in archive.files:
+                side, _, rest = key.partition("/")
+                if side == "in":
+                    inputs[rest] = archive[key]
+                elif side == "out":
+                    variant, _, name = rest.partition("/")
+                    outputs.setdefault(variant, {})[name] = archive[key]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleRefused(str(path), f"cannot be read ({error})", "Build the bundle again.") from error
+    every = [*inputs.values(), *(array for arrays in outputs.values() for array in arrays.values())]
+    counts = {array.shape[0] if array.ndim else 0 for array in every}
+    if not inputs or len(counts) != 1 or counts == {0}:
+        raise BundleRefused(str(path), "holds no usable golden samples", "Build the bundle again.")
+    return Golden(inputs, outputs)
+
+
+def compare(golden: Golden, variant: str, infer: Callable[[Arrays], Arrays], policy: Policy) -> Comparison:
+    """Ask a variant every golden sample, one at a time as on the line.
+
+    Raises:
+        BundleRefused: There are no golden outputs of this variant, or of another shape.
+        DeviceError: The engine failed.
+    """
+    expected = golden.outputs.get(variant)
+    if not expected:
+        raise BundleRefused(GOLDEN, f"has no expected outputs of {variant}", "Build the bundle again.")
+    worst, changed = 0.0, 0
+    for index in range(golden.count):
+        got = infer({name: array[index : index + 1] for name, array in golden.inputs.items()})
+        want = {name: array[index : index + 1] for name, array in expected.items()}
+        if {n: a.shape for n, a in got.items()} != {n: a.shape for n, a in want.items()}:
+            raise BundleRefused(GOLDEN, f"expects other outputs than {variant} gives", "Build the bundle again.")
+        difference = max(_difference(got[name], want[name]) for name in want)
+        worst = difference if not np.isfinite(difference) else max(worst, difference)
+        if not np.isfinite(worst):
+            return Comparison(index + 1, float("nan"), changed)
+        changed += difference > _ROUNDING and _decision(got, policy) != _decision(want, policy)
+    return Comparison(golden.count, worst, changed)
+
+
+def _difference(got: NDArray[Any], want: NDArray[Any]) -> float:
+    if not (np.isfinite(got).all() and np.isfinite(want).all()):
+        return float("nan")
+    return float(np.max(np.abs(got.astype(np.float64) - want.astype(np.float64)), initial=0.0))
+
+
+def _decision(outputs: Arrays, policy: Policy) -> tuple[str, str | None]:
+    decision = decide({name: array[0] for name, array in outputs.items()}, policy)
+    return decision.verdict, decision.label

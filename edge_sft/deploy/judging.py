@@ -1,0 +1,95 @@
+"""From what was measured of each variant to which one runs. Pure: no clock, no disk, no engine."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import BaseModel, ConfigDict
+
+from edge_sft.profile import Budgets, VariantName
+from edge_sft.slots.proof import VariantProof
+
+
+class Measured(BaseModel):
+    """What the proof found out about one variant. ``trouble`` is why it could not be measured to the end.
+
+    ``golden_difference`` is None where an output was NaN or infinite (JSON has no such number) and ``finite``
+    is then false.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: VariantName
+    trouble: str = ""
+    finite: bool = True
+    golden_samples: int = 0
+    golden_difference: float | None = None
+    golden_tolerance: float | None = None
+    decisions_changed: int | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    runs: int = 0
+    memory_mb: float | None = None
+
+
+def judge(measured: list[Measured], budgets: Budgets, deadline_ms: float | None) -> tuple[VariantProof, ...]:
+    """Pass or refuse every variant, with the reason in words.
+
+    Args:
+        measured: In the order of the profile.
+        budgets: The profile's.
+        deadline_ms: The active policy's, or None.
+    """
+    reference = next((item.p50_ms for item in measured if item.variant == "fp32" and not item.trouble), None)
+    return tuple(_verdict(item, budgets, deadline_ms, reference) for item in measured)
+
+
+def choose(proofs: tuple[VariantProof, ...]) -> VariantName | None:
+    """Return the fastest variant that passed, or None."""
+    passed = [item for item in proofs if item.passed]
+    best = min(passed, key=lambda item: item.p50_ms if item.p50_ms is not None else math.inf, default=None)
+    return None if best is None else best.variant
+
+
+def _verdict(item: Measured, budgets: Budgets, deadline_ms: float | None, fp32_p50_ms: float | None) -> VariantProof:
+    reason = _wrong(item) or _costly(item, budgets, deadline_ms) or _pointless(item, fp32_p50_ms)
+    numbers = item.model_dump(exclude={"trouble", "finite"})
+    return VariantProof(passed=not reason, reason=reason, **numbers)
+
+
+def _wrong(item: Measured) -> str:
+    """Say what is wrong with its answers."""
+    if item.trouble:
+        return item.trouble
+    if not item.finite or item.golden_difference is None:
+        return "gives NaN or infinite outputs on a golden sample"
+    if item.golden_tolerance is not None and item.golden_difference > item.golden_tolerance:
+        return (
+            f"golden outputs differ by {item.golden_difference:.2g} on this machine, "
+            f"{item.golden_tolerance:.2g} is allowed"
+        )
+    if item.decisions_changed:
+        return f"decides {item.decisions_changed} of {item.golden_samples} golden samples differently on this machine"
+    return ""
+
+
+def _costly(item: Measured, budgets: Budgets, deadline_ms: float | None) -> str:
+    """Say what it costs too much of."""
+    if item.p95_ms is None or item.p50_ms is None:
+        return "its speed was not measured"
+    if item.p95_ms > budgets.latency_p95_ms:
+        return f"too slow: p95 {item.p95_ms:.3g} ms, the profile allows {budgets.latency_p95_ms:g} ms"
+    if deadline_ms is not None and item.p95_ms > deadline_ms:
+        return f"too slow: p95 {item.p95_ms:.3g} ms, the policy's deadline is {deadline_ms:g} ms"
+    if item.memory_mb is not None and item.memory_mb > budgets.memory_mb:
+        return f"needs {item.memory_mb:.0f} MB of memory, the profile allows {budgets.memory_mb:g} MB"
+    return ""
+
+
+def _pointless(item: Measured, fp32_p50_ms: float | None) -> str:
+    """Refuse INT8 that pays accuracy and gains no speed."""
+    if not item.variant.startswith("int8") or fp32_p50_ms is None or item.p50_ms is None:
+        return ""
+    if item.p50_ms >= fp32_p50_ms:
+        return f"not faster than fp32 here: p50 {item.p50_ms:.3g} ms against {fp32_p50_ms:.3g} ms"
+    return ""

@@ -1,0 +1,209 @@
+"""Deploying on this machine: verify, install into the spare place, prove, flip. The old slot serves until the flip."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import edge_sft
+from edge_sft import durable
+from edge_sft import policy as policies
+from edge_sft import profile as profiles
+from edge_sft.bundle.keys import PublicKey
+from edge_sft.bundle.manifest import POLICY
+from edge_sft.bundle.reading import VerifiedBundle, open_verified
+from edge_sft.deploy import judging, proving
+from edge_sft.deploy.prove import FRAME, Request
+from edge_sft.errors import BundleRefused, DeviceError, UserError
+from edge_sft.policy import Policy
+from edge_sft.prediction import rfc3339
+from edge_sft.profile import DeviceProfile, VariantName, usable_threads
+from edge_sft.progress import Progress, Silent
+from edge_sft.slots import proof as proofs
+from edge_sft.slots.predictor import read_policy
+from edge_sft.slots.proof import PROOF, SITE_POLICY, Proof
+from edge_sft.slots.store import Slot, SlotStore
+
+_SPARE_BYTES = 16 << 20  # proof, policy, the folder itself; and never the last byte of a device's disk
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The policy that will be active. ``site`` holds its file's bytes when it is not the bundle's own."""
+
+    policy: Policy
+    site: bytes | None
+
+
+def deploy(
+    bundle: Path,
+    root: Path,
+    *,
+    pipeline: str = "main",
+    profile: DeviceProfile,
+    trusted_keys: Sequence[PublicKey],
+    policy: Path | None = None,
+    bundle_policy: bool = False,
+    progress: Progress | None = None,
+    timeout_s: float = 120.0,
+) -> Proof:
+    """Install a bundle, prove it on this machine and let it serve.
+
+    Args:
+        bundle: The .edge file.
+        root: The device's folder.
+        pipeline: Whose slots.
+        profile: What this machine offers and allows.
+        trusted_keys: Keys that may have signed the bundle.
+        policy: A policy of the site's own to become active together with the bundle.
+        bundle_policy: Make the bundle's own policy active even where the site gave one before, or the labels
+            change; by default a site's policy stays active as long as it fits.
+        progress: Watched by people.
+        timeout_s: For the proof.
+
+    Returns:
+        The proof; that of the serving slot when exactly this was deployed before (nothing is then changed).
+
+    Raises:
+        BundleRefused: The bundle must not run here, in words; the slot that served goes on serving.
+        UserError: No such file, a profile for another processor, or another deploy at work.
+        DeviceError: The disk is full or refuses, or the engine is missing.
+    """
+    watch = progress or Silent()
+    profiles.check_runs_on(profile, platform.machine())
+    watch.start("Verifying", 1)
+    verified = open_verified(bundle, trusted_keys)
+    store = SlotStore(root, pipeline)
+    with store.lock():
+        serving = store.repair()
+        rule = _active_policy(verified, serving, policy, bundle_policy=bundle_policy)
+        variants = _permitted(verified, profile)
+        if serving is not None and (known := _same(serving, verified, profile, rule)):
+            return known
+        watch.start("Installing", 1)
+        _require_room(store.directory, verified)
+        with store.staging() as folder:
+            verified.extract_to(folder)
+            if rule.site is not None:
+                durable.write_bytes(folder / SITE_POLICY, rule.site)
+            watch.start(f"Proving {', '.join(variants)} on this machine", 1)
+            proof = _prove(verified, folder, profile, rule, variants, timeout_s)
+            durable.write_text(folder / PROOF, proof.model_dump_json(indent=2) + "\n")
+            store.commit(folder)
+            watch.advance()
+        return proof
+
+
+def _active_policy(verified: VerifiedBundle, serving: Slot | None, given: Path | None, *, bundle_policy: bool) -> _Rule:
+    """Decide which policy will be active, and refuse one for another task."""
+    task, source = verified.manifest.task, str(verified.path)
+    own = policies.from_json(verified.read(POLICY), source=f"{source}, {POLICY}")
+    policies.check_fits(own, task, source=f"{source}, {POLICY}")
+    if given is not None:
+        rule = _given_policy(given)
+        policies.check_fits(rule, task, source=str(given))
+        return _Rule(rule, given.read_bytes())
+    if serving is None or bundle_policy:
+        return _Rule(own, None)
+    active = read_policy(serving.policy_path)
+    try:
+        policies.check_fits(active, task, source="the active policy")
+    except BundleRefused as error:
+        raise BundleRefused(
+            source,
+            f"does another task than the line's active policy: it {error.fact}",
+            "Give --policy FILE made for this model, or --bundle-policy to take the bundle's own.",
+        ) from error
+    is_site = serving.policy_path.name == SITE_POLICY
+    return _Rule(active, serving.policy_path.read_bytes()) if is_site else _Rule(own, None)
+
+
+def _given_policy(path: Path) -> Policy:
+    try:
+        return policies.load(path)
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read ({error.strerror or error})", "Check --policy.") from error
+
+
+def _permitted(verified: VerifiedBundle, profile: DeviceProfile) -> tuple[VariantName, ...]:
+    manifest = verified.manifest
+    clash = {PROOF, SITE_POLICY} & {entry.name for entry in manifest.files}
+    if clash:
+        raise BundleRefused(str(verified.path), f"holds {sorted(clash)}, which only a device writes", "Build it again.")
+    held = [entry.variant for entry in manifest.variants]
+    both = tuple(variant for variant in profile.variants if variant in held)
+    if not both:
+        raise BundleRefused(
+            str(verified.path),
+            f"holds {', '.join(held)}; profile '{profile.name}' permits {', '.join(profile.variants)}",
+            "Export a variant that the profile permits.",
+        )
+    return both
+
+
+def _same(serving: Slot, verified: VerifiedBundle, profile: DeviceProfile, rule: _Rule) -> Proof | None:
+    """Return the serving slot's proof when it proves exactly what is to be deployed."""
+    if serving.digest != verified.digest:
+        return None
+    try:
+        proof = proofs.load(serving.path)
+    except BundleRefused:
+        return None  # it served without a readable proof: prove it anew
+    origin = "bundle" if rule.site is None else "site"
+    same = (proof.profile, proof.policy_version, proof.policy_origin) == (profile, rule.policy.version, origin)
+    return proof if same else None
+
+
+def _require_room(directory: Path, verified: VerifiedBundle) -> None:
+    needed = sum(entry.size_bytes for entry in verified.manifest.files) + _SPARE_BYTES
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise DeviceError(
+            str(directory),
+            f"has {free / 1e6:.0f} MB free, installing needs {needed / 1e6:.0f} MB: the disk is full",
+            "Free some space and deploy again; the old model goes on serving.",
+        )
+
+
+def _prove(
+    verified: VerifiedBundle,
+    folder: Path,
+    profile: DeviceProfile,
+    rule: _Rule,
+    variants: tuple[VariantName, ...],
+    timeout_s: float,
+) -> Proof:
+    request = Request(slot=folder, profile=profile, policy=rule.policy, variants=variants)
+    measured = proving.measure(request, timeout_s=timeout_s)
+    results = judging.judge(measured.items, profile.budgets, rule.policy.deadline_ms)
+    chosen = judging.choose(results)
+    if chosen is None or measured.engine is None:
+        reasons = "; ".join(f"{item.variant}: {item.reason}" for item in results)
+        raise BundleRefused(
+            str(verified.path),
+            f"failed its proof on this machine ({reasons})",
+            "What served before goes on serving.",
+        )
+    manifest, engine = verified.manifest, measured.engine
+    return Proof(
+        digest=verified.digest,
+        name=manifest.name,
+        version=manifest.version,
+        proved_at=rfc3339(datetime.now(timezone.utc)),
+        made_by=f"edge-sft {edge_sft.__version__}",
+        profile=profile,
+        machine=platform.machine(),
+        engine=engine.engine,
+        provider=engine.provider,
+        library_version=engine.library_version,
+        threads=usable_threads(profile),
+        frame=f"{FRAME[1]}x{FRAME[0]}",
+        policy_origin="bundle" if rule.site is None else "site",
+        policy_version=rule.policy.version,
+        variants=results,
+        chosen=chosen,
+    )

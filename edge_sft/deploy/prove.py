@@ -1,0 +1,191 @@
+"""The proof's own process: `python -m edge_sft.deploy.prove`, request on stdin, events as JSON lines on stdout.
+
+A model that crashes its engine or eats the memory then takes this process with it, not the deploy and not the
+agent; and resident memory is measured in a process that holds nothing else. It ends when its parent does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from edge_sft.deploy import golden
+from edge_sft.deploy.judging import Measured
+from edge_sft.errors import BundleRefused, DataError, DeviceError, EdgeSftError, UserError
+from edge_sft.policy import Policy
+from edge_sft.prediction import Sample
+from edge_sft.profile import DeviceProfile, VariantName
+from edge_sft.slots.memory import resident_mb
+from edge_sft.slots.predictor import Predictor
+from edge_sft.slots.store import read_manifest
+
+FRAME = (1024, 1280)  # height, width: a common 1.3-megapixel line camera; preprocessing starts from it
+WARM_UP = 3
+MIN_RUNS = 30
+MAX_RUNS = 300
+SECONDS_PER_VARIANT = 1.5
+_HOPELESS = 3.0  # times the budget: after five such runs the rest would only cost the line time
+
+
+class Request(BaseModel):
+    """What is to be proved."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slot: Path
+    profile: DeviceProfile
+    policy: Policy
+    variants: tuple[VariantName, ...]
+
+
+def main() -> None:
+    """Serve one request, then leave without ceremony."""
+    with contextlib.suppress(OSError):  # when memory runs out, the kernel should take this process, not the agent
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    request = Request.model_validate_json(_first_line())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        measure(request)
+        _tell("done")
+    except EdgeSftError as error:
+        _tell("failed", branch=type(error).__name__, thing=error.thing, fact=error.fact, remedy=error.remedy)
+    sys.stdout.flush()
+    os._exit(0)  # nothing here is worth a slow shutdown
+
+
+def measure(request: Request) -> None:
+    """Load every variant, ask it the golden samples, then time those that answered right, interleaved.
+
+    Raises:
+        BundleRefused: golden.npz is unusable.
+    """
+    _import_libraries()
+    samples = golden.load(request.slot)
+    tolerances = {entry.variant: entry.golden_tolerance for entry in read_manifest(request.slot).variants}
+    found: dict[VariantName, Measured] = {}
+    loaded: dict[VariantName, Predictor] = {}
+    for variant in request.variants:
+        _tell("doing", variant=variant, what="loading")
+        found[variant], predictor = _load_and_ask(request, variant, samples, tolerances[variant])
+        if predictor is not None:
+            loaded[variant] = predictor
+    times = _time(loaded, _frame(samples), request.profile.budgets.latency_p95_ms)
+    for variant, item in found.items():
+        _tell("measured", **_with_times(item, times.get(variant)).model_dump())
+
+
+def _load_and_ask(
+    request: Request, variant: VariantName, samples: golden.Golden, tolerance: float
+) -> tuple[Measured, Predictor | None]:
+    rule = request.policy.model_copy(update={"deadline_ms": None})  # here we want to know how late it would be
+    before = resident_mb()
+    try:
+        predictor = Predictor.open(request.slot, policy=rule, variant=variant, profile=request.profile)
+        _tell("engine", **vars(predictor.engine))
+        _tell("doing", variant=variant, what="answering the golden samples")
+        answer = golden.compare(samples, variant, predictor.outputs, rule)
+    except (DeviceError, BundleRefused, UserError) as error:
+        return Measured(variant=variant, trouble=f"{error.fact}"), None
+    after = resident_mb()
+    finite = bool(np.isfinite(answer.difference))
+    measured = Measured(
+        variant=variant,
+        finite=finite,
+        golden_samples=answer.samples,
+        golden_difference=answer.difference if finite else None,
+        golden_tolerance=tolerance,
+        decisions_changed=answer.decisions_changed,
+        memory_mb=None if before is None or after is None else max(0.0, after - before),
+    )
+    right = finite and answer.difference <= tolerance and not answer.decisions_changed
+    return measured, predictor if right else None
+
+
+def _time(
+    loaded: dict[VariantName, Predictor], frame: NDArray[np.uint8], budget_ms: float
+) -> dict[VariantName, list[float]]:
+    """Time the whole predict path of every variant in turn, so that a busy moment hits all alike."""
+    times: dict[VariantName, list[float]] = {variant: [] for variant in loaded}
+    running = dict(loaded)
+    end = time.monotonic() + SECONDS_PER_VARIANT * max(1, len(loaded))
+    for turn in range(-WARM_UP, MAX_RUNS):
+        if not running or (turn >= MIN_RUNS and time.monotonic() > end):
+            break
+        for variant, predictor in list(running.items()):
+            if turn < 0:
+                _tell("doing", variant=variant, what="being timed")
+            took = _one(predictor, frame)
+            if turn >= 0:
+                times[variant].append(took)
+            if turn == 5 and min(times[variant]) > _HOPELESS * budget_ms:
+                del running[variant]
+    return times
+
+
+def _one(predictor: Predictor, frame: NDArray[np.uint8]) -> float:
+    begin = time.monotonic()
+    predictor.predict(Sample(frame, datetime.now(timezone.utc), begin, stream="proof"))
+    return (time.monotonic() - begin) * 1000
+
+
+def _with_times(item: Measured, times: list[float] | None) -> Measured:
+    if not times:
+        return item
+    p50, p95 = (float(value) for value in np.percentile(times, (50, 95)))
+    return item.model_copy(update={"p50_ms": p50, "p95_ms": p95, "runs": len(times)})
+
+
+def _frame(samples: golden.Golden) -> NDArray[np.uint8]:
+    """Enlarge a golden picture to a camera's frame: only the cost of preprocessing it matters."""
+    import cv2
+
+    picture = next(iter(samples.inputs.values()))[0]
+    if picture.dtype != np.uint8 or picture.ndim != 3:
+        raise DataError("golden.npz", "holds no pictures", "Build the bundle again.")
+    return np.asarray(cv2.resize(picture, (FRAME[1], FRAME[0])), dtype=np.uint8)
+
+
+def _import_libraries() -> None:
+    """Load the heavy libraries first, so that they are not charged to the first model."""
+    from importlib import import_module
+
+    for name in ("cv2", "onnxruntime"):
+        with contextlib.suppress(ImportError):  # opening the model says it in words
+            import_module(name)
+
+
+def _first_line() -> bytes:
+    """Read the request without buffering: the watching thread reads the same handle."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        block = os.read(0, 1)
+        if not block:
+            os._exit(3)
+        line += block
+    return bytes(line)
+
+
+def _die_with_parent() -> None:
+    with contextlib.suppress(OSError):
+        os.read(0, 1)  # returns when the parent closes its end, which the system does for a killed parent
+    os._exit(3)
+
+
+def _tell(event: str, **fields: Any) -> None:
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
