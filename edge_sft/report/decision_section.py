@@ -1,0 +1,273 @@
+"""The top of a model's page: what it does to 1,000 parts, what that costs, and why this threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_sft.metrics.cost import log_odds
+from edge_sft.metrics.plant import choose, claim, curve_of, defect_scores, is_defect
+from edge_sft.report.basis import Basis
+from edge_sft.report.charts import Axis, Frame, nice_axis, parts
+from edge_sft.report.markup import Child, Html, el
+from edge_sft.report.page import callout, legend, section
+from edge_sft.report.wording import amount, between, count, share, span
+
+_TICKS = (1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+
+
+@dataclass(frozen=True)
+class Thousand:
+    """What becomes of 1,000 parts of the line; bounds are those of the rates."""
+
+    defects: float
+    escapes: float
+    escapes_low: float
+    escapes_high: float
+    scrapped: float
+    scrapped_low: float
+    scrapped_high: float
+
+
+def thousand(basis: Basis) -> Thousand | None:
+    """Scale the split's rates to 1,000 parts at the policy's prevalence; None where a rate is unknown."""
+    rates = basis.rates
+    if rates is None or rates.escape_rate is None or rates.overkill_rate is None:
+        return None
+    defects = 1000 * (basis.meta.policy.prevalence or rates.defects / (rates.defects + rates.goods))
+    goods = 1000 - defects
+    return Thousand(
+        defects,
+        *(defects * rate for rate in (rates.escape_rate, rates.escape_low, rates.escape_high)),
+        *(goods * rate for rate in (rates.overkill_rate, rates.overkill_low, rates.overkill_high)),
+    )
+
+
+def headline(basis: Basis) -> tuple[Child, Child]:
+    """Return the page's headline and the sentence below it."""
+    meta, policy = basis.meta, basis.meta.policy
+    measured = f"Measured on {count(len(basis.scores.labels), basis.split_words + ' picture')}"
+    never = " that neither trained the model nor chose its threshold." if basis.split == "test" else "."
+    whole, rates = thousand(basis), basis.rates
+    if basis.sorting:
+        wrong = 1000 * (1 - basis.evaluation.accuracy.value)
+        return f"Of 1,000 parts, {amount(wrong)} are sorted wrongly", f"{measured}{never}"
+    if whole is None or rates is None:
+        missing = "defects" if rates is not None and not rates.defects else "good parts"
+        return f"{meta.name}: not enough pictures to judge", f"The {basis.split_words} split has no {missing}."
+    title = (
+        f"Of 1,000 parts, {amount(whole.escapes)} {_plural(whole.escapes, 'defect slips', 'defects slip')} through "
+        f"and {amount(whole.scrapped)} good {_plural(whole.scrapped, 'part is', 'parts are')} scrapped"
+    )
+    rule = f"A part is rejected when its evidence for a defect reaches {policy.threshold:.3g}. "
+    return title, f"{rule}{measured}{never}"
+
+
+def decision(basis: Basis) -> Html:
+    """The card with 1,000 dots and the figures with their bounds."""
+    whole = thousand(basis)
+    if basis.sorting or whole is None:
+        return _sorting(basis) if basis.sorting else _unknown(basis)
+    rates = basis.rates
+    assert rates is not None
+    escapes, scrapped = round(whole.escapes), round(whole.scrapped)
+    caught = max(0, round(whole.defects) - escapes)
+    dots = parts(
+        [
+            ("escape", escapes),
+            ("brand", caught),
+            ("overkill", scrapped),
+            ("part", max(0, 1000 - escapes - caught - scrapped)),
+        ],
+        f"1,000 parts: {escapes} escapes, {caught} caught defects, {scrapped} good parts scrapped",
+    )
+    words = [
+        ("escape", "defect that slips through"),
+        ("brand", "defect caught"),
+        ("overkill", "good part scrapped"),
+        ("part", "good part passed"),
+    ]
+    figures = el(
+        "div",
+        _figure(
+            amount(whole.escapes),
+            f"of {amount(whole.defects)} defects slip through",
+            f"{span(whole.escapes_low, whole.escapes_high)} · {_of(rates.escaped, rates.defects, 'test defects', basis)} "
+            f"missed: {share(rates.escape_rate)} ({between(rates.escape_low, rates.escape_high)})",
+            "escape",
+        ),
+        _figure(
+            amount(whole.scrapped),
+            f"of {amount(1000 - whole.defects)} good parts are scrapped",
+            f"{span(whole.scrapped_low, whole.scrapped_high)} · "
+            f"{_of(rates.scrapped, rates.goods, 'test good parts', basis)} rejected: {share(rates.overkill_rate)} "
+            f"({between(rates.overkill_low, rates.overkill_high)})",
+            "overkill",
+        ),
+        _cost_figure(basis, whole),
+        class_="figures",
+    )
+    hero = el("div", el("div", dots, legend(words)), figures, class_="hero")
+    return section("Of 1,000 parts on the line", _prevalence(basis), hero, *_remarks(basis), name="decision")
+
+
+def _of(part: int, whole: int, noun: str, basis: Basis) -> str:
+    return f"{part:,} of {whole:,} {noun.replace('test', basis.split_words)}"
+
+
+def _figure(number: str, words: str, detail: str, colour: str) -> Html:
+    return el("div", el("b", number, class_=colour), el("span", words), el("i", detail), class_="figure")
+
+
+def _cost_figure(basis: Basis, whole: Thousand) -> Html:
+    policy = basis.meta.policy
+    cost = whole.escapes * policy.escape_cost + whole.scrapped * policy.overkill_cost
+    without = whole.defects * policy.escape_cost
+    return _figure(
+        amount(cost),
+        f"expected cost of mistakes, against {amount(without)} without inspection",
+        f"an escape costs {policy.escape_cost:g}, a scrapped good part {policy.overkill_cost:g} (the recipe's units)",
+        "ink",
+    )
+
+
+def _prevalence(basis: Basis) -> str:
+    policy = basis.meta.policy
+    if policy.prevalence is None:
+        return "Counting as many defects as there are among the pictures."
+    given = basis.section is not None and basis.section.prevalence is not None
+    if not given and _is_share_of_validation(basis, policy.prevalence):
+        return (
+            f"{share(policy.prevalence)} of them defective, as among your validation pictures. If the line has fewer, "
+            f"put its share into the recipe: [policy] prevalence."
+        )
+    return f"{share(policy.prevalence)} of them defective, as the recipe says."
+
+
+def _is_share_of_validation(basis: Basis, prevalence: float) -> bool:
+    if basis.chosen_on is None:
+        return False
+    weights = basis.chosen_on.weights.astype(np.float64)
+    defect = is_defect(basis.chosen_on, basis.meta.task)
+    return bool(weights.sum()) and abs(float(weights[defect].sum() / weights.sum()) - prevalence) < 1e-4
+
+
+def _remarks(basis: Basis) -> list[Html]:
+    rates = basis.rates
+    assert rates is not None
+    wished = basis.section.max_escape_rate if basis.section and basis.section.max_escape_rate else 0.001
+    remarks = [callout(claim(rates.defects, rates.escaped, wished))] if rates.exact else [_inexact(basis)]
+    if basis.chosen_on is not None and basis.section is not None:
+        notes = choose(basis.chosen_on, basis.meta.task, basis.section).notes
+        remarks += [callout(note, "warn") for note in notes]
+    return remarks
+
+
+def _inexact(basis: Basis) -> Html:
+    if basis.split == "test":
+        return callout("The pictures carry different weights, so the bounds are approximate.", "warn")
+    return callout(
+        "These pictures also chose the threshold, so the numbers describe and promise nothing. A claim needs a test "
+        "split: pictures that neither trained the model nor chose its threshold.",
+        "warn",
+    )
+
+
+def _unknown(basis: Basis) -> Html:
+    return section(
+        "Of 1,000 parts on the line",
+        None,
+        callout("Escapes and overkill need both defects and good parts among the pictures.", "bad"),
+        name="decision",
+    )
+
+
+def _sorting(basis: Basis) -> Html:
+    accuracy = basis.evaluation.accuracy
+    wrong = round(1000 * (1 - accuracy.value))
+    dots = parts([("escape", wrong), ("part", 1000 - wrong)], f"1,000 parts, {wrong} of them sorted wrongly")
+    balanced = basis.evaluation.balanced_accuracy
+    figures = el(
+        "div",
+        _figure(
+            amount(1000 * (1 - accuracy.value)),
+            "of 1,000 parts are sorted wrongly",
+            f"{span(1000 * (1 - accuracy.high), 1000 * (1 - accuracy.low))} · accuracy {share(accuracy.value)} "
+            f"({between(accuracy.low, accuracy.high)})",
+            "escape",
+        ),
+        _figure(
+            share(balanced.value),
+            "balanced accuracy",
+            f"every label counting alike, 95 % interval {between(balanced.low, balanced.high)}",
+            "ink",
+        ),
+        class_="figures",
+    )
+    shown = el("div", el("div", dots, legend([("escape", "sorted wrongly"), ("part", "sorted right")])), figures)
+    hero = Html(shown.replace("<div>", '<div class="hero">', 1))
+    remarks = [] if basis.split == "test" else [_inexact(basis)]
+    told = "No label means a defect, so nothing escapes and nothing is scrapped; parts are sorted by label."
+    return section("Of 1,000 parts on the line", told, hero, *remarks, name="decision")
+
+
+def threshold(basis: Basis) -> Html | None:
+    """The card that shows what every threshold would cost, and where the parts' scores lie."""
+    policy, scores = basis.meta.policy, basis.chosen_on
+    curve = None if scores is None else curve_of(scores, basis.meta.task, policy)
+    if scores is None or curve is None:
+        return None
+    odds = log_odds(curve.thresholds)
+    low, high = max(-10.0, float(odds[0])), min(10.0, float(odds[-1]))
+    ticks = [(float(log_odds(np.array([t]))[0]), f"{t:g}") for t in _TICKS]
+    inside = [tick for tick in ticks if low <= tick[0] <= high]
+    x = Axis(low, high, inside, "threshold on the evidence for a defect")
+    costs = Frame(x, nice_axis(1000 * float(curve.cost.max()), lambda v: f"{v:,.4g}"), height=280)
+    costs.line(odds.tolist(), (1000 * curve.observed_cost).tolist(), "bar", width=1.2)
+    costs.line(odds.tolist(), (1000 * curve.cost).tolist(), "brand")
+    here = float(log_odds(np.array([policy.threshold]))[0])
+    at = float(np.interp(here, odds, 1000 * curve.cost))
+    costs.upright(here, f"threshold {policy.threshold:.3g}")
+    costs.dot(here, at, "brand", 5.5)
+    drawn = [
+        el("div", el("h3", "Cost per 1,000 parts"), costs.draw("Expected cost over the threshold"), _cost_key()),
+        el("div", el("h3", "Where the parts lie"), _histogram(basis, x, here), _part_key()),
+    ]
+    told = (
+        f"The threshold of least expected cost on {count(len(scores.labels), 'validation picture')}: an escape "
+        f"costs {policy.escape_cost:g}, a scrapped good part {policy.overkill_cost:g}, {share(policy.prevalence)} are defective."
+    )
+    grid = el("div", drawn, class_="two")
+    return section("Why this threshold", told, grid, name="threshold")
+
+
+def _cost_key() -> Html:
+    return legend([("brand", "smoothed: what is minimised"), ("bar", "counted picture by picture")])
+
+
+def _part_key() -> Html:
+    return legend([("good", "good parts"), ("escape", "defects")])
+
+
+def _histogram(basis: Basis, x: Axis, here: float) -> Html:
+    scores = basis.chosen_on
+    assert scores is not None
+    odds = np.clip(log_odds(defect_scores(scores, basis.meta.task)), x.low, x.high - 1e-9)
+    defect = is_defect(scores, basis.meta.task)
+    edges = np.linspace(x.low, x.high, 41)
+    above, below = (np.histogram(odds[kind], edges)[0] / max(1, kind.sum()) for kind in (~defect, defect))
+    peak = float(max(above.max(), below.max(), 1e-9))
+    axis = Axis(-peak, peak, [(0.0, "")])
+    frame = Frame(x, axis, height=280)
+    for left, right, up, down in zip(edges[:-1], edges[1:], above, below, strict=True):
+        if up:
+            frame.bar(float(left), float(right), 0.0, float(up), "good")
+        if down:
+            frame.bar(float(left), float(right), -float(down), 0.0, "escape")
+    frame.upright(here, f"threshold {basis.meta.policy.threshold:.3g}")
+    return frame.draw("Scores of good parts (up) and defects (down), each as shares of its kind")
+
+
+def _plural(number: float, one: str, many: str) -> str:
+    return one if amount(number) == "1" else many
