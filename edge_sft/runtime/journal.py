@@ -57,7 +57,7 @@ class Journal:
         max_age_s: float = 72 * 3600.0,
         memory_bytes: int = 8 * 2**20,
         queue_limit: int = 10_000,
-        window_s: float = 0.004,
+        window_s: float = 0.002,
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[[str, str], None] | None = None,
     ) -> None:
