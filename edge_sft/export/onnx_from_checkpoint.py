@@ -1,0 +1,106 @@
+"""Checkpoint → fp32 ONNX: torch's dynamo exporter, its chatter kept away from the user unless it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from edge_sft.errors import BugError
+from edge_sft.export import graph
+from edge_sft.task import Task
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+_LARGEST_BATCH = 4096
+LOG = "export.log"
+
+
+def export_fp32(module: nn.Module, task: Task, out: Path) -> Path:
+    """Write ``<out>/fp32.onnx``: one file, dynamic batch, names and shapes of the task.
+
+    Args:
+        module: In eval mode; uint8 [N,H,W,3] → probabilities float32 [N,K]. Casts its input before anything else.
+        task: Says how inputs and outputs are called and shaped.
+        out: Folder to write to.
+
+    Raises:
+        BugError: The exporter failed (its log is kept beside, and named), or made something else than asked for.
+        DataError: The checkpoint's weights are not finite.
+    """
+    model = _exported(module, task, out / LOG)
+    _check_starts_with_cast(model, out)
+    _check_interface(model, task, out)
+    return graph.save(model, out / "fp32.onnx")
+
+
+def _exported(module: nn.Module, task: Task, log: Path) -> onnx.ModelProto:
+    import torch
+
+    spec = task.inputs[0]
+    example = torch.zeros((2, *spec.shape[1:]), dtype=torch.uint8)
+    batch = torch.export.Dim("N", min=1, max=_LARGEST_BATCH)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with log.open("w", encoding="utf-8") as chatter, _captured(chatter), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=graph.OPSET,
+                input_names=[spec.name],
+                output_names=[output.name for output in task.outputs],
+                dynamic_shapes=({0: batch},),
+                external_data=False,
+                verbose=False,
+            )
+            if program is None:
+                raise BugError("ONNX export", "gave nothing back", "Please report it.")
+            model: onnx.ModelProto = program.model_proto
+    except Exception as error:
+        with log.open("a", encoding="utf-8") as chatter:
+            traceback.print_exc(file=chatter)
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise BugError("ONNX export", f"failed ({first})", f"Please report it and attach {log}.") from error
+    log.unlink()
+    return model
+
+
+@contextlib.contextmanager
+def _captured(chatter: TextIO) -> Iterator[None]:
+    """Send prints, warnings and log records of torch and onnxscript to a file."""
+    handler = logging.StreamHandler(chatter)
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    before = [(logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(chatter), contextlib.redirect_stderr(chatter):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+
+
+def _check_starts_with_cast(model: onnx.ModelProto, out: Path) -> None:
+    """NVIDIA's parsers let uint8 feed a Cast and nothing else (measured on TensorRT-RTX 1.7.1)."""
+    name = model.graph.input[0].name
+    consumers = {node.op_type for node in model.graph.node if name in node.input}
+    if consumers != {"Cast"}:
+        raise BugError(
+            str(out / "fp32.onnx"), f"feeds its picture to {sorted(consumers)} instead of a Cast", "Please report it."
+        )
+
+
+def _check_interface(model: onnx.ModelProto, task: Task, out: Path) -> None:
+    for found, wanted in ((model.graph.input, task.inputs), (model.graph.output, task.outputs)):
+        shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)[1:] for v in found}
+        if shapes != {spec.name: spec.shape[1:] for spec in wanted}:
+            raise BugError(str(out / "fp32.onnx"), f"has {shapes}, the task says otherwise", "Please report it.")
