@@ -77,6 +77,7 @@ def deploy(
     profiles.check_runs_on(profile, platform.machine())
     watch.start("Verifying", 1)
     verified = open_verified(bundle, trusted_keys)
+    watch.advance()
     store = SlotStore(root, pipeline)
     with store.lock():
         serving = store.repair()
@@ -90,6 +91,7 @@ def deploy(
             verified.extract_to(folder)
             if rule.site is not None:
                 durable.write_bytes(folder / SITE_POLICY, rule.site)
+            watch.advance()
             watch.start(f"Proving {', '.join(variants)} on this machine", 1)
             proof = _prove(verified, folder, profile, rule, variants, timeout_s)
             durable.write_text(folder / PROOF, proof.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,179 @@
+"""`edge-sft deploy`, `rollback`, `slots`: which model serves on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_sft.cli.console import console, progress
+from edge_sft.cli.paths import device_root, keys_directory
+from edge_sft.errors import BundleRefused, EdgeSftError, UserError
+
+if TYPE_CHECKING:
+    from edge_sft.bundle.keys import PublicKey
+    from edge_sft.profile import DeviceProfile
+    from edge_sft.slots.proof import Proof
+    from edge_sft.slots.store import Slot, SlotStore
+
+Root = Annotated[
+    Path | None, typer.Option(help="The device's folder of slots and journals (default: your data folder).")
+]
+Pipeline = Annotated[str, typer.Option(help="Which pipeline of the agent.")]
+Keys = Annotated[
+    list[Path] | None, typer.Option("--key", help="Maker's public key file; repeatable (default: the trusted keys).")
+]
+
+
+def deploy(
+    bundle: Annotated[Path, typer.Argument(help="The .edge file.")],
+    to: Annotated[str, typer.Option(help="Which device: local.")] = "local",
+    pipeline: Pipeline = "main",
+    profile: Annotated[str, typer.Option(help="Device profile: auto, a name, or a .toml file.")] = "auto",
+    root: Root = None,
+    policy: Annotated[Path | None, typer.Option(help="The site's own policy.json, active with this bundle.")] = None,
+    bundle_policy: Annotated[
+        bool, typer.Option("--bundle-policy", help="Take the bundle's own policy, also where labels change.")
+    ] = False,
+    key: Keys = None,
+) -> None:
+    """Verify a bundle, prove it on this machine, then switch to it. If anything fails, the old model goes on."""
+    from edge_sft.deploy.local import deploy as deploy_here
+    from edge_sft.slots.store import SlotStore
+
+    _only_local(to)
+    if policy is not None and bundle_policy:
+        raise UserError("--policy and --bundle-policy", "exclude each other", "Give one of them.")
+    place, chosen = root or device_root(), profile_named(profile)
+    store = SlotStore(place, pipeline)
+    before = _generation(store)
+    with progress() as bar:
+        proof = deploy_here(
+            bundle,
+            place,
+            pipeline=pipeline,
+            profile=chosen,
+            trusted_keys=keys_or_trusted(key),
+            policy=policy,
+            bundle_policy=bundle_policy,
+            progress=bar,
+        )
+    _print_proof(proof)
+    what = f"{proof.name} {proof.version} ({proof.chosen})"
+    if store.generation() == before:
+        console.print(f"[green]already serving[/]: {what}; nothing was changed")
+        return
+    site = ", with the site's policy" if proof.policy_origin == "site" else ""
+    console.print(f"[green]serving[/]: {what} on pipeline '{pipeline}'{site}; policy {proof.policy_version}")
+    console.print(f"a running agent switches by itself; back again with: {_again('rollback', pipeline, root)}")
+
+
+def rollback(
+    pipeline: Pipeline = "main",
+    to: Annotated[str, typer.Option(help="Which device: local.")] = "local",
+    root: Root = None,
+) -> None:
+    """Switch back to the model that served before; its files are verified first."""
+    from edge_sft.slots.store import SlotStore, read_manifest
+
+    _only_local(to)
+    store = SlotStore(root or device_root(), pipeline)
+    with store.lock():
+        slot = store.rollback()
+    manifest = read_manifest(slot.path)
+    console.print(f"[green]serving[/]: {manifest.name} {manifest.version} from slot {slot.name} on '{pipeline}'")
+
+
+def slots(
+    root: Root = None,
+    to: Annotated[str, typer.Option(help="Which device: local.")] = "local",
+) -> None:
+    """Show every pipeline's two slots: what is in them, which one serves, what was proved. Verifies all files."""
+    from edge_sft.slots.store import SlotStore
+
+    _only_local(to)
+    folder = (root or device_root()) / "pipelines"
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not names:
+        console.print(f"no model was deployed under {folder.parent} yet; run: edge-sft deploy BUNDLE --to local")
+    for name in names:
+        store = SlotStore(folder.parent, name)
+        try:
+            held = [("serves", store.current()), ("before", store.previous())]
+        except EdgeSftError as error:
+            console.print(f"pipeline {name}: [red]{error.fact}[/]")
+            continue
+        console.print(f"pipeline {name}", style="bold")
+        for role, slot in held:
+            console.print(f"  {role}  {'nothing' if slot is None else _described(store, slot)}", soft_wrap=True)
+
+
+def profile_named(name: str) -> DeviceProfile:
+    """Return a profile by name or file; ``auto`` is the one shipped for this processor."""
+    import platform
+
+    from edge_sft import profile as profiles
+
+    return profiles.for_machine(platform.machine()) if name == "auto" else profiles.load(name)
+
+
+def keys_or_trusted(files: list[Path] | None) -> list[PublicKey]:
+    """Return the keys in these files, or those that this machine trusts."""
+    from edge_sft.bundle import keys
+
+    return [keys.load_public(path) for path in files] if files else keys.trusted(keys_directory())
+
+
+def _only_local(to: str) -> None:
+    if to != "local":
+        raise UserError(
+            f"--to {to}",
+            "is not available in this version: only the machine this runs on is",
+            "Copy the .edge file there and run there: edge-sft deploy BUNDLE --to local",
+        )
+
+
+def _generation(store: SlotStore) -> int:
+    try:
+        return store.generation()
+    except EdgeSftError:
+        return -1  # a damaged pointer: a deploy mends it
+
+
+def _described(store: SlotStore, slot: Slot) -> str:
+    from edge_sft.slots import proof as proofs
+
+    try:
+        manifest = store.verify(slot)
+        proof = proofs.load(slot.path)
+    except BundleRefused as error:
+        return f"slot {slot.name}: [red]damaged[/] ({error})"
+    measured = proof.of(proof.chosen)
+    speed = f"p95 {measured.p95_ms:.3g} ms" if measured is not None and measured.p95_ms is not None else ""
+    return (
+        f"slot {slot.name}: {manifest.name} {manifest.version} {proof.chosen} {speed}, "
+        f"{proof.policy_origin} policy {proof.policy_version}, proved {proof.proved_at}, digest {slot.digest[:12]}"
+    )
+
+
+def _print_proof(proof: Proof) -> None:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{proof.name} {proof.version} on {proof.provider}, {proof.threads} thread(s)", title_justify="left"
+    )
+    table.add_column("variant")
+    for name in ("p50 ms", "p95 ms", "memory MB", "golden diff."):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for item in proof.variants:
+        verdict = "[green]chosen[/]" if item.variant == proof.chosen else "passed" if item.passed else item.reason
+        numbers = (item.p50_ms, item.p95_ms, item.memory_mb, item.golden_difference)
+        table.add_row(item.variant, *("–" if value is None else f"{value:.3g}" for value in numbers), verdict)
+    console.print(table)
+
+
+def _again(verb: str, pipeline: str, root: Path | None) -> str:
+    where = "" if pipeline == "main" else f" --pipeline {pipeline}"
+    return f"edge-sft {verb}{where}{f' --root {root}' if root else ''}"
