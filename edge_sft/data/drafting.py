@@ -46,6 +46,7 @@ COMMENTS: dict[str, str] = {
     "train.batch_size": "pictures a step",
     "train.learning_rate": "of the last layer",
     "train.layer_decay": "each block below learns slower by this factor",
+    "train.frozen_stages": "stages next to the picture that stay as pre-trained",
     "train.weight_decay": "against large weights",
     "train.label_smoothing": "how far to doubt the labels",
     "train.class_balance": "0 = classes as often as found, 1 = every class equally often",
@@ -105,8 +106,9 @@ def _section(
         lines += [f"# {remark}" for remark in remarks.get(key, [])]
         value = values.get(key, field.get_default(call_default_factory=True))
         absent = value is None or (key == "image.ignore" and not value)
-        written = f"{name} = {toml(EXAMPLES[key] if absent else value)}"
-        lines.append(f"{'# ' if absent else ''}{written}  # {COMMENTS[key]}")
+        written = f"{name} = {toml(EXAMPLES.get(key, '') if absent else value)}"
+        comment = COMMENTS.get(key) or field.description
+        lines.append(f"{'# ' if absent else ''}{written}{f'  # {comment}' if comment else ''}")
     return lines + deeper
 
 

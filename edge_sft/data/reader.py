@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_sft.data import similar, splitting
-from edge_sft.data.dataset import Dataset, Item, Quarantined
+from edge_sft.data.dataset import Dataset, Item, PictureFacts, Quarantined
 from edge_sft.data.listing import Listed, Listing, list_folder
 from edge_sft.data.looking import Seen, look_all
 from edge_sft.data.manifest import read_manifest
@@ -74,6 +74,13 @@ def owner_groups(ids: Sequence[str], pattern: str | None) -> list[str | None]:
     return [None if match is None else (match.group(1) if regex.groups else match.group()) or None for match in found]
 
 
+def lookalikes(members: Sequence[splitting.Member | Item], facts: Sequence[PictureFacts]) -> list[tuple[int, int]]:
+    """Return index pairs of near-duplicates, whatever the order of the pictures."""
+    order = sorted(range(len(members)), key=lambda index: (members[index].sha256, index))
+    pairs = similar.near_pairs([facts[index].thumbnail for index in order])
+    return [(order[pair.first], order[pair.second]) for pair in pairs]
+
+
 def _check_labels(listing: Listing, labels: tuple[str, ...], root: Path) -> None:
     if not listing.entries:
         what = "the manifest lists no picture" if listing.layout == "manifest" else "has no picture in class folders"
@@ -107,7 +114,7 @@ def _items(entries: Sequence[Listed], seen: Sequence[Seen], split: SplitSection)
         splitting.Member(look.sha256, entry.label, group, entry.split)
         for entry, look, group in zip(entries, seen, groups, strict=True)
     ]
-    alike = similar.near_pairs([look.facts.thumbnail for look in seen]) if split.near_duplicates else []
+    alike = lookalikes(members, [look.facts for look in seen]) if split.near_duplicates else []
     placed = splitting.place(members, alike, val=split.val, test=split.test, seed=split.seed)
     return [
         Item(

@@ -113,7 +113,7 @@ def _find(folder: Path) -> _Found:
         return _Found(folder.parent, listing, folder, [])
     if not folder.is_dir():
         return _Found(folder, list_folder(folder), None, [])  # says what is wrong
-    usable = [(path, listing) for path in manifests.candidates(folder) if (listing := _manifest(path, folder))]
+    usable = [(path, found) for path in manifests.candidates(folder) if (found := _manifest(path, folder))]
     if usable:
         path, first = usable[0]
         remarks = [f"Other manifests here: {', '.join(other.name for other, _ in usable[1:])}."] if usable[1:] else []
