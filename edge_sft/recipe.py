@@ -105,7 +105,8 @@ class TrainSection(_Section):
     steps: int | Literal["auto"] = "auto"
     batch_size: int = Field(default=32, ge=2, le=1024)
     learning_rate: float = Field(default=5e-4, gt=0, lt=1)
-    layer_decay: float = Field(default=0.75, gt=0, le=1)
+    layer_decay: float = Field(default=0.75, gt=0, le=1, description="rate of a stage against the one above it")
+    frozen_stages: int = Field(default=3, ge=0, description="stages next to the picture left as pre-trained")
     weight_decay: float = Field(default=0.02, ge=0, lt=1)
     label_smoothing: float = Field(default=0.05, ge=0, lt=0.5)
     class_balance: float = Field(default=0.5, ge=0, le=1, description="0 = as found, 1 = every class equally often")

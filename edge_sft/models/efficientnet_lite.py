@@ -51,7 +51,8 @@ class ConvNorm(nn.Module):
         """Do what conv then norm do with fixed statistics, in one pass over the maps; gradients are the same."""
         norm, conv = self.norm, self.conv
         mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None and variance is not None  # they always are: track_running_stats
+        assert mean is not None  # both always are tensors: the norms track statistics
+        assert variance is not None
         scale = norm.weight * torch.rsqrt(variance + norm.eps)
         weight, bias = conv.weight * scale.view(-1, 1, 1, 1), norm.bias - mean * scale
         return functional.conv2d(maps, weight, bias, conv.stride, conv.padding, groups=conv.groups)
@@ -106,7 +107,7 @@ def renamed(published: dict[str, Tensor], backbone: Backbone) -> dict[str, Tenso
             result[f"{ours}.norm.{part}"] = published[f"{theirs_norm}.{part}"]
     missing = set(wanted) - set(result)
     if missing:
-        raise KeyError(sorted(missing)[0])
+        raise KeyError(min(missing))
     return result
 
 

@@ -128,7 +128,9 @@ def _filled(entry: Entry, found: stored.Weights) -> Backbone:
     whole = module.whole(entry.name)
     wanted = whole.state_dict()
     # a head of another size is of no use here and no reason to refuse
-    tensors = {key: value for key, value in found.tensors.items() if key not in wanted or value.shape == wanted[key].shape}
+    tensors = {
+        key: value for key, value in found.tensors.items() if key not in wanted or value.shape == wanted[key].shape
+    }
     missing = [key for key in whole.load_state_dict(tensors, strict=False).missing_keys if not _is_head(key)]
     if missing:
         raise KeyError(f"{missing[0]} is missing")
@@ -137,7 +139,7 @@ def _filled(entry: Entry, found: stored.Weights) -> Backbone:
 
 
 def _is_head(key: str) -> bool:
-    return key.split(".")[0] in {"fc", "head", "classifier"}
+    return key.split(".", maxsplit=1)[0] in {"fc", "head", "classifier"}
 
 
 def _module(entry: Entry) -> Any:

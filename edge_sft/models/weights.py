@@ -73,7 +73,9 @@ def read(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise DataError(str(path), f"holds no readable weights ({_first_line(error)})", "Bring the file again.") from error
+        raise DataError(
+            str(path), f"holds no readable weights ({_first_line(error)})", "Bring the file again."
+        ) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
