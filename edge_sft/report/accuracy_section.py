@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sft.metrics.calibration import calibration_error, reliability
-from edge_sft.metrics.classification import Curve, precision_recall, roc
+from edge_sft.metrics.classification import Curve, confusion_matrix, precision_recall, roc
 from edge_sft.metrics.plant import defect_scores, is_defect
 from edge_sft.report.basis import Basis
 from edge_sft.report.charts import Frame, interval_bar, share_axis
@@ -23,13 +23,23 @@ _LINES = ("brand", "escape", "overkill", "good")
 def confusion(basis: Basis) -> Html:
     """The confusion matrix; beyond 16 labels the most frequent confusions as a list."""
     matrix, labels = basis.evaluation.confusion, basis.meta.task.labels
-    told = f"Rows are what the part is, columns what the model says; {basis.split_words} pictures."
-    shown = _matrix(matrix, labels) if len(labels) <= _LARGEST_MATRIX else _pairs(matrix, labels)
+    told = f"Rows are what the part is; {basis.split_words} pictures."
+    shown = _matrix(matrix, labels, labels) if len(labels) <= _LARGEST_MATRIX else _pairs(matrix, labels)
+    if not basis.sorting:
+        named = el("div", el("h3", "Most probable label"), shown)
+        shown = el("div", el("div", el("h3", "Decision at the threshold"), _decisions(basis)), named, class_="side")
     return section("What is taken for what", told, shown, name="confusion")
 
 
-def _matrix(matrix: NDArray[np.float64], labels: Sequence[str]) -> Html:
-    head = el("tr", el("th"), [el("th", label, scope="col") for label in labels])
+def _decisions(basis: Basis) -> Html:
+    scores, task = basis.scores, basis.meta.task
+    rejected = defect_scores(scores, task) >= basis.meta.policy.threshold
+    matrix = confusion_matrix(is_defect(scores, task), rejected, 2, scores.weights)
+    return _matrix(matrix, ("good part", "defect"), ("passed", "rejected"))
+
+
+def _matrix(matrix: NDArray[np.float64], labels: Sequence[str], columns: Sequence[str]) -> Html:
+    head = el("tr", el("th"), [el("th", name, scope="col") for name in columns])
     rows = []
     for i, label in enumerate(labels):
         total = matrix[i].sum()
@@ -86,7 +96,7 @@ def per_class(basis: Basis) -> Html:
         f"Balanced accuracy {share(balanced.value)} ({between(balanced.low, balanced.high)}), "
         f"macro F1 {f1.value:.3f} ({f1.low:.3f}–{f1.high:.3f}); the most probable label counts, whatever the threshold."
     )
-    head: list[Child] = ["label", "pictures", "", "found", "exact 95 %", "right when said", "F1"]
+    head: list[Child] = ["label", "pictures", "found", "", "exact 95 %", "right when said", "F1"]
     return section("Label by label", told, table(head, rows, numeric=frozenset({1, 3, 4, 5, 6})), name="labels")
 
 
@@ -96,7 +106,7 @@ def curves(basis: Basis) -> Html | None:
     if not named:
         return None
     left, right = Frame(share_axis("found (recall)"), share_axis("")), Frame(share_axis("false alarms"), share_axis(""))
-    right.line([0, 1], [0, 1], "line", width=1.2, dash="4 4")
+    right.line([0, 1], [0, 1], "faint", width=1.2, dash="4 4")
     for (_, precision, receiver), colour in zip(named, _LINES, strict=False):
         left.line(*_thinned(precision), colour)
         right.line(*_thinned(receiver), colour)
@@ -164,7 +174,7 @@ def calibration(basis: Basis) -> Html:
     """The reliability diagram."""
     scores = basis.scores
     frame = Frame(share_axis("how sure the model says it is"), share_axis(""))
-    frame.line([0, 1], [0, 1], "line", width=1.2, dash="4 4")
+    frame.line([0, 1], [0, 1], "faint", width=1.2, dash="4 4")
     for part in reliability(scores.probabilities, scores.labels, scores.weights):
         frame.whisker(part.confidence, part.low, part.high, "brand")
         frame.dot(part.confidence, part.accuracy, "brand")

@@ -28,6 +28,15 @@ class Basis:
         return self.validation if self.validation is not None and len(self.validation.labels) else None
 
     @property
+    def wishes(self) -> PolicySection:
+        """The recipe's ``[policy]``, or as much of it as the policy remembers."""
+        policy = self.meta.policy
+        costs = PolicySection(
+            escape_cost=policy.escape_cost, overkill_cost=policy.overkill_cost, prevalence=policy.prevalence
+        )
+        return self.section or costs
+
+    @property
     def sorting(self) -> bool:
         """Whether no label means a defect."""
         return is_sorting(self.meta.task)

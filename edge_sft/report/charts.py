@@ -32,7 +32,7 @@ class Frame:
     width: int = 480
     height: int = 300
     left: int = 52
-    right: int = 14
+    right: int = 28
     top: int = 16
     bottom: int = 46
     marks: list[Html] = field(default_factory=list)

@@ -93,16 +93,13 @@ def decision(basis: Basis) -> Html:
         _figure(
             amount(whole.escapes),
             f"of {amount(whole.defects)} defects slip through",
-            f"{span(whole.escapes_low, whole.escapes_high)} · {_of(rates.escaped, rates.defects, 'test defects', basis)} "
-            f"missed: {share(rates.escape_rate)} ({between(rates.escape_low, rates.escape_high)})",
+            _detail(basis, whole.escapes_low, whole.escapes_high, escape=True),
             "escape",
         ),
         _figure(
             amount(whole.scrapped),
             f"of {amount(1000 - whole.defects)} good parts are scrapped",
-            f"{span(whole.scrapped_low, whole.scrapped_high)} · "
-            f"{_of(rates.scrapped, rates.goods, 'test good parts', basis)} rejected: {share(rates.overkill_rate)} "
-            f"({between(rates.overkill_low, rates.overkill_high)})",
+            _detail(basis, whole.scrapped_low, whole.scrapped_high, escape=False),
             "overkill",
         ),
         _cost_figure(basis, whole),
@@ -112,8 +109,16 @@ def decision(basis: Basis) -> Html:
     return section("Of 1,000 parts on the line", _prevalence(basis), hero, *_remarks(basis), name="decision")
 
 
-def _of(part: int, whole: int, noun: str, basis: Basis) -> str:
-    return f"{part:,} of {whole:,} {noun.replace('test', basis.split_words)}"
+def _detail(basis: Basis, low: float, high: float, *, escape: bool) -> str:
+    rates = basis.rates
+    assert rates is not None
+    if escape:
+        counted = f"{rates.escaped:,} of {rates.defects:,} {basis.split_words} defects missed"
+        rate, bounds = rates.escape_rate, between(rates.escape_low, rates.escape_high)
+    else:
+        counted = f"{rates.scrapped:,} of {rates.goods:,} good {basis.split_words} parts rejected"
+        rate, bounds = rates.overkill_rate, between(rates.overkill_low, rates.overkill_high)
+    return f"{span(low, high)} · {counted}: {share(rate)} ({bounds})"
 
 
 def _figure(number: str, words: str, detail: str, colour: str) -> Html:
@@ -156,10 +161,13 @@ def _is_share_of_validation(basis: Basis, prevalence: float) -> bool:
 def _remarks(basis: Basis) -> list[Html]:
     rates = basis.rates
     assert rates is not None
-    wished = basis.section.max_escape_rate if basis.section and basis.section.max_escape_rate else 0.001
-    remarks = [callout(claim(rates.defects, rates.escaped, wished))] if rates.exact else [_inexact(basis)]
-    if basis.chosen_on is not None and basis.section is not None:
-        notes = choose(basis.chosen_on, basis.meta.task, basis.section).notes
+    remarks = (
+        [callout(claim(rates.defects, rates.escaped, basis.wishes.max_escape_rate or 0.001))]
+        if rates.exact
+        else [_inexact(basis)]
+    )
+    if basis.chosen_on is not None:
+        notes = choose(basis.chosen_on, basis.meta.task, basis.wishes).notes
         remarks += [callout(note, "warn") for note in notes]
     return remarks
 
@@ -236,7 +244,8 @@ def threshold(basis: Basis) -> Html | None:
     ]
     told = (
         f"The threshold of least expected cost on {count(len(scores.labels), 'validation picture')}: an escape "
-        f"costs {policy.escape_cost:g}, a scrapped good part {policy.overkill_cost:g}, {share(policy.prevalence)} are defective."
+        f"costs {policy.escape_cost:g}, a scrapped good part {policy.overkill_cost:g}, "
+        f"{share(policy.prevalence)} of the parts are defective."
     )
     grid = el("div", drawn, class_="two")
     return section("Why this threshold", told, grid, name="threshold")

@@ -27,7 +27,7 @@ def gates(results: tuple[GateResult, ...]) -> Html | None:
         "variant",
         "",
         "right → wrong",
-        "exact 95 %",
+        "its exact 95 %",
         "wrong → right",
         "net loss",
         "tolerance",
@@ -50,6 +50,10 @@ def _row(result: GateResult) -> list[Child]:
         f"{result.wrong_to_right:,}",
         f"{result.net_loss_points:+.2f} points" if result.net_loss_points else "0 points",
         f"{result.tolerance_points:.2f} points",
-        f"{result.max_score_difference:.2g}",
+        _difference(result.max_score_difference),
         share(result.balanced_accuracy),
     ]
+
+
+def _difference(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"

@@ -76,7 +76,7 @@ def _training(meta: CheckpointMeta) -> list[tuple[str, Child]]:
     plain = {
         name: value
         for name, value in meta.training.items()
-        if isinstance(value, (str, int, float)) and len(str(value)) <= 80
+        if isinstance(value, (str, int, float)) and len(str(value)) <= 40
     }
     if not plain:
         return []

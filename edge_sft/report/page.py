@@ -21,17 +21,17 @@ font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","Liber
 main{max-width:1080px;margin:0 auto;padding:40px 24px 64px}
 header{margin:0 0 28px}
 .kicker{color:var(--soft);font-size:14px;margin:0 0 6px}
-h1{font-size:34px;line-height:1.15;letter-spacing:-.02em;margin:0 0 10px;overflow-wrap:anywhere}
+h1{text-wrap:balance;font-size:34px;line-height:1.15;letter-spacing:-.02em;margin:0 0 10px;overflow-wrap:anywhere}
 h2{font-size:20px;letter-spacing:-.01em;line-height:1.3;margin:0 0 4px}
 h3{font-size:15px;margin:20px 0 6px}
-p{margin:0 0 10px;max-width:72ch}
+p{margin:0 0 10px;max-width:76ch}
 p:last-child{margin-bottom:0}
 .lede{font-size:18px;line-height:1.5;color:var(--soft);max-width:64ch}
 .soft,.note{color:var(--soft)}.note{font-size:14px}
 section,.card{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:24px;margin:0 0 20px}
-section>.sub{color:var(--soft);margin:0 0 18px;font-size:15px}
+section>.sub{color:var(--soft);margin:0 0 18px;font-size:15px;max-width:96ch}
 .two{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:20px;align-items:start}
-.two>*{margin-bottom:20px;height:calc(100% - 20px)}
+
 .hero{display:grid;grid-template-columns:minmax(0,5fr) minmax(0,6fr);gap:36px;align-items:center}
 .figures{display:grid;gap:22px}
 .figure b{display:block;font-size:44px;line-height:1;letter-spacing:-.03em;font-variant-numeric:tabular-nums}
@@ -58,19 +58,22 @@ th{font-weight:600;color:var(--soft);font-size:13px;text-align:left;vertical-ali
 th,td{padding:8px 12px 8px 0;border-bottom:1px solid var(--line)}
 td{vertical-align:middle}
 tr:last-child td,tr:last-child th{border-bottom:0}
-.num{text-align:right}th.num{text-align:right}
-td svg{min-width:120px}
+.num{text-align:right}td.num{white-space:nowrap}th.num{text-align:right}td.num{white-space:nowrap}
+td svg{width:150px}
 .name{overflow-wrap:anywhere;min-width:7em}
 .matrix{width:auto;border-collapse:separate;border-spacing:3px}
 .matrix th,.matrix td{border:0;padding:8px 10px;text-align:center}
 .matrix td{border-radius:8px;min-width:64px;line-height:1.25}
 .matrix td small{display:block;color:var(--soft);font-size:12px}
-.matrix th[scope=row]{text-align:right;color:var(--ink);font-size:14px;max-width:12em;overflow-wrap:anywhere}
+.matrix th[scope=row]{vertical-align:middle;text-align:right;
+color:var(--ink);font-size:14px;max-width:12em;overflow-wrap:anywhere}
 .matrix th[scope=col]{max-width:9em;overflow-wrap:anywhere}
 .chip{display:inline-block;border-radius:99px;padding:1px 10px;font-size:13px;font-weight:600;white-space:nowrap;
 background:var(--track);color:var(--soft)}
 .chip.good{background:var(--good-soft);color:var(--good)}.chip.bad{background:var(--escape-soft);color:var(--escape)}
 .chip.warn{background:var(--overkill-soft);color:var(--overkill)}
+.side{display:flex;flex-wrap:wrap;gap:20px 56px;align-items:flex-start}.side>*{min-width:0;max-width:100%}
+.two h3,.side h3{margin-top:0}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(148px,1fr));gap:16px;margin:10px 0 0}
 figure{margin:0;min-width:0}
 figure .frame{background:var(--track);border-radius:10px;height:148px;display:flex;align-items:center;
@@ -84,7 +87,7 @@ code,.mono{font:13px ui-monospace,SFMono-Regular,Consolas,"DejaVu Sans Mono",mon
 ul.plain{margin:0;padding-left:1.2em}ul.plain li{margin:0 0 8px;max-width:72ch}
 footer{color:var(--faint);font-size:13px;margin-top:28px}
 @media (max-width:760px){main{padding:24px 14px 40px}section,.card{padding:18px;border-radius:12px}
-.two,.hero{grid-template-columns:minmax(0,1fr)}.two{gap:0}.two>*{height:auto}.hero{gap:24px}h1{font-size:28px}
+.two,.hero{grid-template-columns:minmax(0,1fr)}.hero{gap:24px}h1{font-size:28px}
 .figure b{font-size:38px}.lede{font-size:17px}dl{grid-template-columns:minmax(0,1fr);gap:0}dd{margin-bottom:8px}}
 @media print{:root{--page:#fff;--card:#fff;--ink:#000;--soft:#444;--faint:#666;--line:#ccc;--track:#eee;
 --brand:#1f6feb;--escape:#b3151f;--overkill:#9a6200;--good:#12653a;--part:#bbb;--bar:#8a97aa;

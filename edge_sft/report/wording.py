@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from edge_sft.metrics.plant import percent
 
+_PERCENT = "\u00a0%"  # the sign never stands alone on a line
+
 
 def share(value: float | None) -> str:
     """A share as a percentage with one digit after the point where it matters: 99.2 %, 87 %, 0.13 %."""
@@ -11,16 +13,16 @@ def share(value: float | None) -> str:
         return "–"
     if 0.9 < value < 1:
         digits = 1 if value < 0.999 else 2
-        return f"{min(100 * value, 99.99):.{digits}f} %"
-    return percent(value)
+        return f"{min(100 * value, 99.99):.{digits}f}{_PERCENT}"
+    return percent(value).replace(" %", _PERCENT)
 
 
 def between(low: float, high: float) -> str:
     """An interval of shares, as precise as it is narrow: 85–97 %, 99.1–99.8 %."""
     if high <= 0:
-        return "0 %"
+        return f"0{_PERCENT}"
     digits = 0 if high - low > 0.05 else 1 if high - low > 0.005 else 2
-    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"
+    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}{_PERCENT}"
 
 
 def amount(value: float) -> str:
