@@ -1,0 +1,175 @@
+"""The agent: N pipelines, one journal, one publisher, one MQTT link, one process that must not stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from edge_sft import __version__
+from edge_sft.errors import UserError
+from edge_sft.runtime.config import AgentConfig, PipelineSection
+from edge_sft.runtime.journal import Journal
+from edge_sft.runtime.mqtt import MqttLink, MqttSettings
+from edge_sft.runtime.pipeline import Pipeline
+from edge_sft.runtime.publisher import Publisher
+from edge_sft.runtime.service import Notify
+from edge_sft.runtime.sources.protocol import Source, open_source
+from edge_sft.runtime.sources.reopening import ReopeningSource
+from edge_sft.runtime.state import StateBeat, last_will
+from edge_sft.runtime.swap import Loader, SlotLoader
+from edge_sft.runtime.topics import Topics
+from edge_sft.runtime.views import JournalView
+from edge_sft.runtime.voice import Voice
+from edge_sft.slots.memory import resident_mb
+
+log = logging.getLogger(__name__)
+
+_TURN_S = 0.1
+
+
+class Agent:
+    """Runs what agent.toml says until told to stop.
+
+    Args:
+        config: The whole configuration.
+        root: Folder of slots, journal and state; wins over ``config.agent.root``.
+        sources: Sources by pipeline name, instead of the configured ones (embedding, tests).
+        loaders: Model loaders by pipeline name, instead of the slots' (embedding, tests).
+        notify: Told ``READY=1``, ``WATCHDOG=1``, ``STATUS=…``, ``STOPPING=1``; see `edge_sft.runtime.service`.
+
+    Raises:
+        UserError: No root, or a name that MQTT cannot carry.
+        DeviceError: Another agent uses the same journal.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        root: Path | None = None,
+        sources: Mapping[str, Source] | None = None,
+        loaders: Mapping[str, Loader] | None = None,
+        notify: Notify = lambda fact: None,
+    ) -> None:
+        folder = root or config.agent.root
+        if folder is None:
+            raise UserError("agent.root", "is not set", "Give it in agent.toml, or --root.")
+        self.config = config
+        self.root = folder
+        self._notify = notify
+        self.topics = Topics(config.agent.site, config.agent.line, config.agent.device, config.mqtt.topic_prefix)
+        self.link = self._make_link()
+        self.beat = StateBeat(
+            self.link,
+            self.topics,
+            lambda: self.voice.states(self.pipelines),
+            versions={"edge-sft": __version__},
+            every_s=config.agent.heartbeat_s,
+        )
+        self.voice = Voice(
+            self.link,
+            self.topics,
+            journal=self._look_at_journal,
+            publish_states=self.beat.publish,
+            metrics_s=config.agent.metrics_s,
+            memory_mb=resident_mb,
+        )
+        self.journal = Journal(
+            folder / "journal.sqlite",
+            max_bytes=int(config.journal.max_mb * 2**20),
+            max_age_s=config.journal.max_age_h * 3600,
+            on_event=partial(self.voice.event, None),
+        )
+        self.publisher = Publisher(
+            self.journal, self.link, self.topics, ack=config.mqtt.ack, backfill_per_s=config.mqtt.backfill_per_s
+        )
+        self.pipelines = [self._make_pipeline(one, sources or {}, loaders or {}) for one in config.pipeline]
+
+    def _make_link(self) -> MqttLink:
+        mqtt, who = self.config.mqtt, self.config.agent
+        settings = MqttSettings(
+            host=mqtt.host,
+            port=mqtt.port,
+            version=mqtt.version,
+            username=mqtt.username,
+            password_file=mqtt.password_file,
+            ca_file=mqtt.ca_file,
+            cert_file=mqtt.cert_file,
+            key_file=mqtt.key_file,
+        )
+        return MqttLink(
+            settings,
+            client_id=f"edge-sft-{who.site}-{who.line}-{who.device}",
+            will=last_will(self.topics),
+            on_event=lambda kind, detail: self.voice.event(None, kind, detail),
+        )
+
+    def _look_at_journal(self) -> JournalView:
+        return JournalView(self.journal.waiting, self.journal.size_bytes, self.journal.on_disk)
+
+    def _make_pipeline(
+        self, section: PipelineSection, sources: Mapping[str, Source], loaders: Mapping[str, Loader]
+    ) -> Pipeline:
+        tell = self.voice.teller(section.name)
+        memory = self.root / "pipelines" / section.name / "source"
+        opener = partial(open_source, section.source, stream=section.name, state=memory)
+        source = sources.get(section.name) or ReopeningSource(opener, live=section.source.kind == "camera")
+        pipeline = Pipeline(
+            section,
+            source=source,
+            loader=loaders.get(section.name) or SlotLoader(self.root, section, tell),
+            sink=self.journal.append,
+            flush=self.journal.flush,
+            tell=tell,
+        )
+        if section.trigger.kind == "mqtt" and pipeline.inbox is not None:
+            name = section.trigger.topic
+            topic = name if "/" in name else self.topics.pipeline(section.name, name)
+            inbox = pipeline.inbox
+            self.link.subscribe(topic, lambda _topic, payload: inbox.offer(payload))
+        return pipeline
+
+    def run(self, stop: threading.Event, *, until_done: bool = False) -> None:
+        """Run until ``stop`` is set; with ``until_done`` also until every source has ended.
+
+        On the way out everything taken is decided, journalled and, while the broker answers, delivered; the state
+        becomes ``offline``. Trouble with sources, models, disk and broker is told and outlived, never raised.
+        """
+        self.link.start()
+        self.publisher.start()
+        for pipeline in self.pipelines:
+            pipeline.start()
+        self.beat.start()
+        self._notify("READY=1")
+        try:
+            while not stop.wait(_TURN_S):
+                self._turn()
+                if until_done and all(pipeline.finished for pipeline in self.pipelines):
+                    break
+        finally:
+            self._notify("STOPPING=1")
+            self._shut_down()
+
+    def _turn(self) -> None:
+        try:
+            self.voice.tick(self.pipelines)
+        except Exception:
+            log.exception("telling the state failed")
+        if not any(pipeline.stuck for pipeline in self.pipelines):
+            self._notify("WATCHDOG=1")
+
+    def _shut_down(self) -> None:
+        deadline = time.monotonic() + 10.0
+        for pipeline in self.pipelines:
+            if not pipeline.stop(max(deadline - time.monotonic(), 1.0)):
+                log.warning("%s: a thread hangs and is left behind", pipeline.section.name)
+        self.journal.flush(5.0)
+        self.publisher.stop(drain_s=5.0)
+        self.voice.send_events()
+        self.beat.stop()
+        self.link.stop()
+        self.journal.close()

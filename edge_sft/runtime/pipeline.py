@@ -1,0 +1,335 @@
+"""Pipeline: source → queue → workers → journal, all at once, in order, with nothing unsaid.
+
+    feed thread ──▶ SampleQueue ──▶ workers (prepare ‖ infer) ──▶ InOrder ──▶ sink (journal)
+    swap thread ──▶ Post (which model)             settle thread ──▶ flush journal, then let the source forget
+
+There is one worker more than the model has copies: while they infer, one decodes geometry. OpenCV and ONNX Runtime
+release the interpreter lock, so threads do. Every Sample of a triggered source comes out as exactly one Prediction.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from edge_sft.errors import DataError
+from edge_sft.prediction import Prediction, Sample, rfc3339
+from edge_sft.runtime.config import PipelineSection
+from edge_sft.runtime.crew import Crew, Post
+from edge_sft.runtime.meter import Meter
+from edge_sft.runtime.queues import InOrder, Numbered, SampleQueue
+from edge_sft.runtime.sources.protocol import Source, SourceEnded, SourceStatus
+from edge_sft.runtime.swap import TELL, Loader, Swapper
+from edge_sft.runtime.triggers import NamedSource, Trigger, TriggeredSource, TriggerInbox, faulty
+from edge_sft.runtime.views import PipelineView, status_of
+
+log = logging.getLogger(__name__)
+
+_TURN_S = 0.2
+_STUCK_S = 10.0
+# Decided files whose decision could not be made durable yet (disk full); older ones are decided again on restart.
+_RECEIPTS_MAX = 10_000
+
+
+class Pipeline:
+    """One stream. `start`, then `stop`; everything in between looks after itself.
+
+    Args:
+        section: Its part of agent.toml.
+        source: Where Samples come from (unwrapped; triggers are added here).
+        loader: Where models come from.
+        sink: Takes each Prediction, in order; must not block for long.
+        flush: Waits until what the sink took is on disk; True when it is.
+        tell: Told (kind, sentence) of what a person may want to know.
+    """
+
+    def __init__(
+        self,
+        section: PipelineSection,
+        *,
+        source: Source,
+        loader: Loader,
+        sink: Callable[[Prediction], None],
+        flush: Callable[[float], bool],
+        tell: TELL,
+    ) -> None:
+        self.section = section
+        self.meter = Meter()
+        self.post = Post()
+        self.inbox: TriggerInbox | None = None
+        self._source = self._triggered(source)
+        self._sink = sink
+        self._flush = flush
+        self._tell = tell
+        self._queue = SampleQueue(section.queue.size, section.queue_policy)
+        self._order: InOrder[tuple[Prediction, Sample]] = InOrder(self._deliver)
+        self._swapper = Swapper(loader, self.post, tell)
+        self._receipts: deque[Sample] = deque(maxlen=_RECEIPTS_MAX)
+        self._stopping = threading.Event()
+        self._fed = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._workers: list[threading.Thread] = []
+        self._busy_since: dict[str, float] = {}
+        self._connected = True
+        self._fed_at_s = time.monotonic()
+
+    def _triggered(self, source: Source) -> Source:
+        trigger = self.section.trigger
+        if trigger.kind == "mqtt":
+            self.inbox = TriggerInbox(trigger.waiting_max, self._refuse)
+            return TriggeredSource(source, self.inbox, trigger.timeout_ms / 1000, self.section.name)
+        if trigger.kind == "filename":
+            return NamedSource(source, trigger.pattern)
+        return source
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all threads and return."""
+        self._spawn("swap", lambda: self._swapper.run(self._stopping))
+        self._spawn("settle", self._settle_for_ever)
+        self._spawn("feed", self._feed)
+        for number in range(self.section.workers + 1):
+            self._workers.append(self._spawn(f"worker{number}", self._work))
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """Take nothing more, decide what was taken, settle it. False when something hung past the time."""
+        deadline = time.monotonic() + timeout_s
+        self._stopping.set()
+        self._source.close()
+        for thread in self._threads:
+            if thread.name.endswith("/feed"):
+                thread.join(max(deadline - time.monotonic(), 0.1))
+        self._turn_away()
+        self._queue.close()
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.1))
+        self._settle()
+        self._swapper_release()
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _swapper_release(self) -> None:
+        crew = self.post.hand_over(None)
+        if crew is not None and self.post.wait_idle(crew, 0.1):
+            crew.close()
+
+    def _turn_away(self) -> None:
+        """Answer the triggers that are still waiting."""
+        while self.inbox is not None:
+            trigger = self.inbox.next(0.0)
+            if trigger is None:
+                return
+            self._refuse(trigger, "the agent is stopping")
+
+    def _spawn(self, name: str, body: Callable[[], None]) -> threading.Thread:
+        full = f"{self.section.name}/{name}"
+        thread = threading.Thread(target=self._guarded, args=(full, body), name=full, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def _guarded(self, name: str, body: Callable[[], None]) -> None:
+        """Run a thread's body; whatever kills it is told, and it is started again with a growing pause."""
+        pause_s = 1.0
+        while True:
+            began = time.monotonic()
+            try:
+                body()
+                return
+            except Exception as error:
+                log.exception("%s died", name)
+                self._busy_since.pop(name, None)
+                self._tell("thread_died", f"{name} died ({type(error).__name__}: {error}); it is started again")
+            if time.monotonic() - began > 60.0:
+                pause_s = 1.0
+            if self._stopping.wait(pause_s):
+                return
+            pause_s = min(2 * pause_s, 60.0)
+
+    @property
+    def finished(self) -> bool:
+        """The source has ended and every Sample is decided."""
+        return self._fed.is_set() and bool(self._workers) and not any(thread.is_alive() for thread in self._workers)
+
+    # --- source → queue --------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        while not self._stopping.is_set():
+            self._fed_at_s = time.monotonic()
+            # Nothing deployed: files wait where they are and cameras run on unseen, but a trigger is always answered.
+            if self.inbox is None and not self.post.wait_manned(_TURN_S):
+                self._watch_source()
+                continue
+            try:
+                sample = self._source.read(_TURN_S)
+            except SourceEnded:
+                self._fed.set()
+                self._queue.close()
+                return
+            self._watch_source()
+            if sample is not None:
+                self._enqueue(sample)
+
+    def _enqueue(self, sample: Sample) -> None:
+        while True:
+            self._fed_at_s = time.monotonic()
+            accepted, dropped = self._queue.put(sample, _TURN_S)
+            if dropped is not None:
+                self._dropped(dropped)
+            if accepted:
+                return
+            if self._stopping.is_set() and self._queue.drained:
+                self._refuse_sample(sample, "the agent is stopping")
+                return
+
+    def _dropped(self, numbered: Numbered) -> None:
+        """Answer or count what had to make room under ``latest``."""
+        self.meter.count("dropped")
+        if self.section.trigger.kind == "free":
+            self._order.put(numbered.number, None)
+            self._keep_receipt(numbered.sample)
+            return
+        self._answer(numbered, "dropped: newer parts came faster than decisions")
+
+    def _refuse(self, trigger: Trigger, reason: str) -> None:
+        self._refuse_sample(faulty(trigger, reason, self.section.name), reason)
+
+    def _refuse_sample(self, sample: Sample, reason: str) -> None:
+        self._answer(self._queue.refuse(sample), reason)
+
+    def _answer(self, numbered: Numbered, reason: str) -> None:
+        crew = self.post.claim()
+        try:
+            prediction = no_decision(numbered.sample, reason, crew)
+        finally:
+            self.post.release(crew)
+        self._order.put(numbered.number, (prediction, numbered.sample))
+
+    def _watch_source(self) -> None:
+        status = self._source.status
+        if status.connected != self._connected:
+            self._connected = status.connected
+            self._tell("source_back" if status.connected else "source_lost", status.detail or "frames come again")
+
+    # --- queue → decisions -----------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        name = threading.current_thread().name
+        while True:
+            taken = self._queue.take(_TURN_S, self.post.claim)
+            if taken is None:
+                if self._queue.drained:
+                    return
+                continue
+            numbered, crew = taken
+            self._busy_since[name] = time.monotonic()
+            try:
+                prediction = self._decide(numbered.sample, crew)
+            finally:
+                self.post.release(crew)
+                self._busy_since.pop(name, None)
+            self._order.put(numbered.number, (prediction, numbered.sample))
+
+    def _decide(self, sample: Sample, crew: Crew | None) -> Prediction:
+        if crew is None:
+            return no_decision(sample, "no model is deployed", None)
+        if sample.fault is not None:
+            return no_decision(sample, sample.fault, crew)
+        try:
+            return crew.infer(crew.prepare(sample), sample)
+        except DataError as error:
+            return no_decision(sample, str(error), crew)
+        except Exception as error:
+            log.exception("%s: deciding failed", self.section.name)
+            self._tell("decision_failed", f"{type(error).__name__}: {error}")
+            return no_decision(sample, f"internal error ({type(error).__name__})", crew)
+
+    def _deliver(self, item: tuple[Prediction, Sample]) -> None:
+        prediction, sample = item
+        self._sink(prediction)
+        self.meter.decision(prediction.verdict, prediction.latency_ms)
+        self._keep_receipt(sample)
+
+    def _keep_receipt(self, sample: Sample) -> None:
+        if self.section.source.kind == "folder":
+            self._receipts.append(replace(sample, data=None))
+
+    # --- decisions → disk → source ---------------------------------------------------------------------------
+
+    def _settle_for_ever(self) -> None:
+        while not self._stopping.wait(_TURN_S):
+            self._settle()
+
+    def _settle(self) -> None:
+        batch = [self._receipts.popleft() for _ in range(len(self._receipts))]
+        if not batch:
+            return
+        if self._flush(5.0):
+            self._source.settle(batch)
+        else:
+            self._receipts.extendleft(reversed(batch))
+
+    # --- looking ---------------------------------------------------------------------------------------------
+
+    @property
+    def stuck(self) -> str:
+        """Which thread hangs inside one sample for too long, in words; empty normally."""
+        now = time.monotonic()
+        for name, since in list(self._busy_since.items()):
+            if now - since > _STUCK_S:
+                return f"{name} has been at one sample for {now - since:.0f} s"
+        trigger = self.section.trigger
+        patience_s = _STUCK_S + (trigger.timeout_ms / 1000 if trigger.kind == "mqtt" else 0.0)
+        if not self._fed.is_set() and not self._stopping.is_set() and now - self._fed_at_s > patience_s:
+            return f"the source has hung for {now - self._fed_at_s:.0f} s"
+        return ""
+
+    def view(self) -> PipelineView:
+        """Look at it."""
+        crew = self.post.crew
+        source = self._source.status if not self._fed.is_set() else SourceStatus(True, "ended")
+        status, detail = status_of(
+            stopping=self._stopping.is_set(),
+            finished=self.finished,
+            deployed=crew is not None,
+            source=source,
+            stuck=self.stuck,
+            swap_trouble=self._swapper.trouble,
+        )
+        last_s = self.meter.last_decision_s
+        return PipelineView(
+            name=self.section.name,
+            status=status,
+            detail=detail,
+            model=crew.model if crew else None,
+            policy_version=crew.policy_version if crew else None,
+            generation=crew.generation if crew else 0,
+            source=source,
+            last_decision_age_s=None if last_s is None else time.monotonic() - last_s,
+            queue_depth=len(self._queue),
+            queue_size=self.section.queue.size,
+            queue_policy=self.section.queue_policy,
+            triggers_waiting=None if self.inbox is None else len(self.inbox),
+            counts=self.meter.counts,
+        )
+
+
+def no_decision(sample: Sample, reason: str, crew: Crew | None) -> Prediction:
+    """Say that nothing was decided about a sample, also when there is no model."""
+    if crew is not None:
+        return crew.no_decision(sample, reason)
+    return Prediction(
+        stream=sample.stream,
+        part_id=sample.part_id,
+        name=sample.name,
+        captured_at=rfc3339(sample.captured_at),
+        decided_at=rfc3339(datetime.now(timezone.utc)),
+        latency_ms=max(0.0, (time.monotonic() - sample.captured_monotonic_s) * 1000),
+        verdict="no_decision",
+        reason=reason,
+    )

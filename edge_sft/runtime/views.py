@@ -1,0 +1,127 @@
+"""What the agent says about its pipelines on the state, metrics and event topics. Pure functions over plain values.
+
+A PLC needs three facts from the retained state to fail safe: ``online``, the heartbeat (a state older than three
+heartbeats means nobody is home), and ``last_decision_age_s``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from edge_sft.prediction import ModelIdentity, rfc3339
+from edge_sft.runtime.sources.protocol import SourceStatus
+
+Status = Literal["running", "not_deployed", "source_lost", "stuck", "finished", "stopping"]
+VERDICTS = ("ok", "nok", "uncertain", "no_decision")
+
+
+@dataclass(frozen=True)
+class PipelineView:
+    """A look at one pipeline at one instant."""
+
+    name: str
+    status: Status
+    detail: str
+    model: ModelIdentity | None
+    policy_version: str | None
+    generation: int
+    source: SourceStatus
+    last_decision_age_s: float | None
+    queue_depth: int
+    queue_size: int
+    queue_policy: str
+    triggers_waiting: int | None
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class JournalView:
+    """A look at the journal."""
+
+    waiting: int
+    size_bytes: int
+    on_disk: bool
+
+
+def status_of(
+    *, stopping: bool, finished: bool, deployed: bool, source: SourceStatus, stuck: str, swap_trouble: str
+) -> tuple[Status, str]:
+    """Decide the one word for a pipeline, worst first, and the sentence beside it."""
+    if stopping:
+        return "stopping", "the agent is stopping"
+    if finished:
+        return "finished", "the source has ended and every decision is made"
+    if stuck:
+        return "stuck", stuck
+    if not deployed:
+        return "not_deployed", swap_trouble or "no model is deployed; run: edge-sft deploy BUNDLE --to local"
+    if not source.connected:
+        return "source_lost", source.detail
+    refused = f"the newest deploy is not used: {swap_trouble}" if swap_trouble else ""
+    return "running", refused or source.detail
+
+
+def describe(view: PipelineView, journal: JournalView) -> dict[str, Any]:
+    """Return what a pipeline's retained state says besides being online."""
+    return {
+        "status": view.status,
+        "detail": view.detail,
+        "last_decision_age_s": None if view.last_decision_age_s is None else round(view.last_decision_age_s, 3),
+        "model": view.model.model_dump() if view.model else None,
+        "policy_version": view.policy_version,
+        "generation": view.generation,
+        "verdicts": {verdict: view.counts.get(verdict, 0) for verdict in VERDICTS},
+        "source": {"connected": view.source.connected, "detail": view.source.detail},
+        "journal": {"waiting": journal.waiting, "on_disk": journal.on_disk},
+    }
+
+
+def metrics_payload(
+    view: PipelineView,
+    rate: float,
+    latency_ms: tuple[float | None, float | None],
+    *,
+    now: datetime,
+    journal: JournalView,
+    memory_mb: float | None,
+) -> bytes:
+    """Return one pipeline's measurements.
+
+    Args:
+        view: A look at it.
+        rate: Decisions per second since the last metrics.
+        latency_ms: Median and 99th percentile of the newest decisions, capture to decision.
+        now: UTC.
+        journal: A look at the journal.
+        memory_mb: Resident memory of the whole agent, MiB.
+    """
+    return _json(
+        {
+            "schema_version": 1,
+            "at": rfc3339(now),
+            "decisions_per_s": round(rate, 2),
+            "latency_ms": {"p50": _rounded(latency_ms[0]), "p99": _rounded(latency_ms[1])},
+            "counts": view.counts,
+            "dropped": view.counts.get("dropped", 0),
+            "queue": {"depth": view.queue_depth, "size": view.queue_size, "policy": view.queue_policy},
+            "triggers_waiting": view.triggers_waiting,
+            "journal": {"waiting": journal.waiting, "size_bytes": journal.size_bytes, "on_disk": journal.on_disk},
+            "memory_mb": _rounded(memory_mb),
+        }
+    )
+
+
+def event_payload(kind: str, detail: str, *, now: datetime) -> bytes:
+    """Return one event: something happened that a person may want to know."""
+    return _json({"schema_version": 1, "at": rfc3339(now), "kind": kind, "detail": detail})
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
