@@ -25,3 +25,8 @@ def keys_directory() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("APPDATA", Path.home())) / "edge-sft" / "keys"
     return Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "edge-sft" / "keys"
+
+
+def notify_socket() -> str | None:
+    """Where the service manager listens (systemd, Type=notify), or None."""
+    return os.environ.get("NOTIFY_SOCKET")
