@@ -72,6 +72,8 @@ color:var(--ink);font-size:14px;max-width:12em;overflow-wrap:anywhere}
 background:var(--track);color:var(--soft)}
 .chip.good{background:var(--good-soft);color:var(--good)}.chip.bad{background:var(--escape-soft);color:var(--escape)}
 .chip.warn{background:var(--overkill-soft);color:var(--overkill)}
+.finding{border-top:1px solid var(--line);padding:14px 0}.finding:first-of-type{border-top:0;padding-top:0}
+.finding:last-child{padding-bottom:0}.finding b{font-weight:600}
 .side{display:flex;flex-wrap:wrap;gap:20px 56px;align-items:flex-start}.side>*{min-width:0;max-width:100%}
 .two h3,.side h3{margin-top:0}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(148px,1fr));gap:16px;margin:10px 0 0}
