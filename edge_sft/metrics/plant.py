@@ -201,8 +201,9 @@ def _keep_escapes(
     if lowered < index:
         notes.append(
             f"The threshold was lowered from {curve.thresholds[index]:.3g} to {curve.thresholds[lowered]:.3g} "
-            f"to keep escapes within {percent(wanted)}; that scraps about {percent(float(curve.overkill_rate[lowered]))} "
-            f"of the good parts instead of {percent(float(curve.overkill_rate[index]))}."
+            f"to keep escapes within {percent(wanted)}; that scraps about "
+            f"{percent(float(curve.overkill_rate[lowered]))} of the good parts instead of "
+            f"{percent(float(curve.overkill_rate[index]))}."
         )
     if upper_bound(missed, len(odds)) > wanted:
         notes.append(f"Validation cannot support it: {claim(len(odds), missed, wanted)}")
