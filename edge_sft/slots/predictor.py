@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import tempfile
 import time
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from edge_sft import policy as policies
 from edge_sft import preprocess
-from edge_sft.bundle.manifest import MANIFEST, POLICY, Manifest
+from edge_sft.bundle import manifest as manifests
+from edge_sft.bundle.manifest import POLICY, Manifest
 from edge_sft.engines.protocol import Engine, EngineInfo, open_engine
 from edge_sft.errors import BundleRefused, DataError, DeviceError, EdgeSftError, UserError
 from edge_sft.policy import Policy
@@ -26,7 +28,7 @@ from edge_sft.prediction import Decision, ModelIdentity, Prediction, Sample, rfc
 from edge_sft.profile import Budgets, DeviceProfile
 from edge_sft.slots import proof as proofs
 from edge_sft.slots.memory import resident_mb
-from edge_sft.slots.store import SlotStore, read_manifest
+from edge_sft.slots.store import SlotStore, manifest_bytes
 from edge_sft.task import Task
 
 if TYPE_CHECKING:
@@ -96,7 +98,8 @@ class Predictor:
             DeviceError: The engine refuses the model.
         """
         identity_before = _identity(slot_dir)
-        manifest = read_manifest(slot_dir)
+        signed = manifest_bytes(slot_dir)
+        manifest = manifests.from_bytes(signed, source=str(slot_dir))
         proof = proofs.load(slot_dir) if (slot_dir / proofs.PROOF).is_file() else None
         rule = policy or read_policy(_policy_file(slot_dir))
         policies.check_fits(rule, manifest.task, source=str(slot_dir))
@@ -107,7 +110,8 @@ class Predictor:
         before = resident_mb()
         engine = open_engine(slot_dir / _file_of(manifest, name), profile)
         deadlines = [limit for limit in (deadline_ms, rule.deadline_ms) if limit is not None]
-        model = ModelIdentity(name=manifest.name, version=manifest.version, digest=_digest(slot_dir), variant=name)
+        digest = hashlib.sha256(signed).hexdigest()
+        model = ModelIdentity(name=manifest.name, version=manifest.version, digest=digest, variant=name)
         predictor = cls(engine, manifest, model, rule, deadline_ms=min(deadlines, default=None))
         try:
             if _identity(slot_dir) != identity_before:
@@ -315,12 +319,6 @@ def _identity(folder: Path) -> tuple[int, int]:
     except OSError as error:
         raise BundleRefused(str(folder), "is not there", "Deploy a bundle first.") from error
     return found.st_dev, found.st_ino
-
-
-def _digest(folder: Path) -> str:
-    from edge_sft.checkpoint import sha256_of
-
-    return sha256_of(folder / MANIFEST)
 
 
 def _growth(before: float | None) -> float:

@@ -298,12 +298,15 @@ class SlotStore:
 
 def read_manifest(folder: Path) -> Manifest:
     """Parse the manifest of an extracted bundle. Raises BundleRefused when it is missing or no manifest v1."""
-    path = folder / MANIFEST
+    return manifests.from_bytes(manifest_bytes(folder), source=str(folder))
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """Return the bytes that a bundle's digest is taken of. Raises BundleRefused when they cannot be read."""
     try:
-        content = path.read_bytes()
+        return (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise BundleRefused(str(folder), f"has no readable {MANIFEST}", "Deploy the bundle again.") from error
-    return manifests.from_bytes(content, source=str(folder))
 
 
 def _extras(folder: Path) -> dict[Literal["proof.json", "site-policy.json"], str]:

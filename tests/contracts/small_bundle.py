@@ -23,9 +23,7 @@ from edge_sft.task import image_classification
 LABELS = ("good", "scratch", "dent")
 
 
-def graph(
-    size: int = 16, labels: int = 3, *, seed: int = 0, work: int = 0, nan: bool = False, swell: int = 0
-) -> bytes:
+def graph(size: int = 16, labels: int = 3, *, seed: int = 0, work: int = 0, nan: bool = False, swell: int = 0) -> bytes:
     """Mean colour → linear → softmax. ``work`` adds that many useless 384² products, ``swell`` that many floats."""
     rng = np.random.default_rng(seed)
     weights = rng.normal(0, 8, (3, labels)).astype(np.float32)
