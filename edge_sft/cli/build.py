@@ -41,8 +41,10 @@ def build(
     """Check the pictures, train, export, quantize, prove and sign: one file to deploy."""
     from edge_sft import recipe as recipes
 
+    from edge_sft.bundle.keys import private_path
+
     loaded = recipes.load(recipe)
-    built = build_bundle(recipe, out or Path("runs") / loaded.name, key or keys_directory() / "default.pem")
+    built = build_bundle(recipe, out or Path("runs") / loaded.name, key or private_path(keys_directory()))
     console.print(f"\nBundle  [bold]{built.bundle}[/]\nReport  {built.report}")
     console.print(f"Next    edge-sft deploy {built.bundle} --to local")
 

@@ -37,13 +37,14 @@ def demo(
     _announce(data, directory)
     pictures = data.resolve() if data else _fetch(directory / "pictures")
     recipe = _recipe(pictures, work, own=data is not None)
-    key = _keys(directory / "keys")
+    keys = _keys(directory / "keys")
+    from edge_sft.bundle.keys import private_path
     from edge_sft.cli.build import build_bundle
 
     _step("Check, fine-tune, export, quantize, prove, sign")
-    built = build_bundle(recipe, work / "build", key)
+    built = build_bundle(recipe, work / "build", private_path(keys))
     _step("Deploy to this machine")
-    _deploy(built.bundle, work / "device", key)
+    _deploy(built.bundle, work / "device", keys)
     _step("Stream decisions over MQTT")
     heard = _stream(recipe, work)
     _closing(built, heard, work, time.monotonic() - started)
@@ -94,31 +95,18 @@ def _recipe(pictures: Path, work: Path, *, own: bool) -> Path:
 
 
 def _keys(directory: Path) -> Path:
-    from edge_sft.bundle.keys import generate
+    """Make the demo's own signing key; returns its folder."""
+    from edge_sft.bundle.keys import generate, private_path
 
-    private = directory / "default.pem"
-    if not private.is_file():
-        generate(directory, "default")
-    return private
+    if not private_path(directory).is_file():
+        generate(directory)
+    return directory
 
 
-def _deploy(bundle: Path, root: Path, key: Path) -> None:
-    from edge_sft.bundle.keys import trusted
-    from edge_sft.cli.console import progress
-    from edge_sft.cli.deploy import matching_profile, show_proof
-    from edge_sft.deploy.local import deploy
+def _deploy(bundle: Path, root: Path, keys: Path) -> None:
+    from edge_sft.cli.deploy import deploy
 
-    with progress() as bar:
-        proof = deploy(
-            bundle,
-            root,
-            pipeline="main",
-            profile=matching_profile("auto"),
-            trusted_keys=trusted(key.parent),
-            policy=None,
-            progress=bar,
-        )
-    show_proof(proof)
+    deploy(bundle, root=root, key=[keys / "default.pub.pem"])
 
 
 def _stream(recipe_path: Path, work: Path) -> _Heard:
