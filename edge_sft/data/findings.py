@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class LabelCount:
-    """One row of the balance table: how many pictures of a label are in each split."""
+    """One row of the balance table; ``good`` is false for all labels where the task is sorting."""
 
     label: str
     good: bool
