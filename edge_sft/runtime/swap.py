@@ -1,7 +1,8 @@
-"""Hot swap: a deploy or a new policy takes effect between two Samples, and a failed one changes nothing.
+"""Hot swap: a deploy (of a model, of a policy) takes effect between two Samples, and a failed one changes nothing.
 
-A thread of its own polls the slot's generation and the site's policy file, loads, verifies and warms the new model
-beside the old one, and only then changes the guard. The queue holds Samples, so input size and backbone may differ.
+A thread of its own polls the slots' generation, loads, verifies and warms the new model beside the old one, and only
+then changes the guard. The queue holds Samples, so input size and backbone may differ. A new policy comes the same
+way: `edge-sft deploy BUNDLE --policy FILE` makes a new generation.
 """
 
 from __future__ import annotations
@@ -10,13 +11,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edge_sft import policy as policies
 from edge_sft.errors import DeviceError, EdgeSftError
-from edge_sft.policy import Policy
 from edge_sft.runtime.config import PipelineSection
 from edge_sft.runtime.crew import Crew, Post
 
@@ -25,23 +24,15 @@ RETRY_S = 15.0
 TELL = Callable[[str, str], None]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What should serve: a flip of the slots, and a version of the site's policy file (size, time of change)."""
-
-    generation: int
-    policy_file: tuple[int, int] | None
-
-
 class Loader(Protocol):
     """Where models come from."""
 
-    def wanted(self) -> Wanted | None:
-        """Return what should serve, or None while nothing is deployed. Cheap: asked five times a second."""
+    def generation(self) -> int:
+        """Return which deploy should serve, 0 while there is none. Cheap: asked five times a second."""
         ...
 
-    def load(self, wanted: Wanted, current: Crew | None) -> Crew:
-        """Load, verify and warm it. Raises EdgeSftError; nothing is left loaded then."""
+    def load(self, generation: int, current: Crew | None) -> Crew:
+        """Load, verify and warm it beside the current one. Raises EdgeSftError; nothing is left loaded then."""
         ...
 
 
@@ -52,55 +43,35 @@ class SlotLoader:
     root: Path
     section: PipelineSection
     tell: TELL
-    _noted: set[str] = field(default_factory=set)
+    _noted: str = ""
 
-    @property
-    def policy_file(self) -> Path:
-        """A site's own policy, laid beside the slots: it wins over the bundle's and holds for every new bundle."""
-        return self.root / "pipelines" / self.section.name / "policy.json"
-
-    def wanted(self) -> Wanted | None:
-        """Read the generation and the policy file's time."""
+    def generation(self) -> int:
+        """Read the number of the last flip."""
         from edge_sft.slots.store import SlotStore
 
-        generation = SlotStore(self.root, self.section.name).generation()
-        if not generation:
-            return None
-        signature = None
-        with contextlib.suppress(OSError):
-            stat = self.policy_file.stat()
-            signature = (stat.st_size, stat.st_mtime_ns)
-        return Wanted(generation, signature)
+        return SlotStore(self.root, self.section.name).generation()
 
-    def load(self, wanted: Wanted, current: Crew | None) -> Crew:
+    def load(self, generation: int, current: Crew | None) -> Crew:
         """Load from the slot that verifies."""
         from edge_sft.slots import proof as proofs
         from edge_sft.slots.store import SlotStore
 
         slot = SlotStore(self.root, self.section.name).verified()
-        if slot.note and slot.note not in self._noted:
-            self._noted.add(slot.note)
+        if slot.note and slot.note != self._noted:
+            self._noted = slot.note
             self.tell("slot_damaged", slot.note)
-        policy = self._site_policy() if wanted.policy_file is not None else None
-        self._check_room(proofs.load(slot.path), current)
-        self._check_profile(proofs.load(slot.path))
-        models = self._open(slot.path, policy, proofs.load(slot.path).threads)
+        proof = proofs.load(slot.path)
+        self._check_profile(proof)
+        self._check_room(proof, current)
+        models = self._open(slot.path, proof.threads)
         try:
             _warm(models, slot.path)
         except BaseException:
             _close(models)
             raise
-        return Crew(models, policy_version=models[0].policy.version, generation=wanted.generation)
+        return Crew(models, policy_version=models[0].policy.version, generation=generation)
 
-    def _site_policy(self) -> Policy:
-        try:
-            return policies.load(self.policy_file)
-        except OSError as error:
-            raise DeviceError(
-                str(self.policy_file), f"cannot be read ({error.strerror})", "Check its rights."
-            ) from error
-
-    def _open(self, slot: Path, policy: Policy | None, proved_threads: int) -> list[Any]:
+    def _open(self, slot: Path, proved_threads: int) -> list[Any]:
         from edge_sft.slots.predictor import Predictor
 
         threads = max(self.section.threads or proved_threads, self.section.workers)
@@ -111,7 +82,7 @@ class SlotLoader:
         try:
             for share in shares:
                 models.append(  # noqa: PERF401  # what is open must be closed when a later one fails
-                    Predictor.open(slot, policy=policy, threads=share, deadline_ms=self.section.deadline_ms)
+                    Predictor.open(slot, threads=share, deadline_ms=self.section.deadline_ms)
                 )
         except BaseException:
             _close(models)
@@ -156,8 +127,8 @@ class Swapper:
         self._post = post
         self._tell = tell
         self._clock = clock
-        self._serving: Wanted | None = None
-        self._failed: tuple[Wanted, float] | None = None
+        self._serving = 0
+        self._failed: tuple[int, float] | None = None
         self._unreadable = ""
         self.trouble = ""
 
@@ -170,14 +141,14 @@ class Swapper:
     def step(self) -> None:
         """Look once; load and change the guard when something new is wanted."""
         try:
-            wanted = self._loader.wanted()
+            wanted = self._loader.generation()
         except EdgeSftError as error:
             if self._unreadable != str(error):
                 self._unreadable = str(error)
                 self._tell("slots_unreadable", str(error))
             return
         self._unreadable = ""
-        if wanted is None or wanted == self._serving or self._is_hopeless(wanted):
+        if wanted in (0, self._serving) or self._is_hopeless(wanted):
             return
         started = self._clock()
         try:
@@ -191,10 +162,10 @@ class Swapper:
         if old is not None:
             self._dismiss(old)
 
-    def _is_hopeless(self, wanted: Wanted) -> bool:
+    def _is_hopeless(self, wanted: int) -> bool:
         return self._failed is not None and self._failed[0] == wanted and self._clock() < self._failed[1]
 
-    def _refused(self, wanted: Wanted, error: Exception) -> None:
+    def _refused(self, wanted: int, error: Exception) -> None:
         reason = str(error) if isinstance(error, EdgeSftError) else f"{type(error).__name__}: {error}"
         if self._failed is None or self._failed[0] != wanted or self.trouble != reason:
             kept = self._post.crew
