@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edge_sft.deploy import golden
 from edge_sft.deploy.judging import Measured
-from edge_sft.errors import BundleRefused, DataError, DeviceError, EdgeSftError, UserError
+from edge_sft.errors import DataError, EdgeSftError
 from edge_sft.policy import Policy
 from edge_sft.prediction import Sample
 from edge_sft.profile import DeviceProfile, VariantName
@@ -33,7 +33,7 @@ from edge_sft.slots.store import read_manifest
 FRAME = (1024, 1280)  # height, width: a common 1.3-megapixel line camera; preprocessing starts from it
 WARM_UP = 3
 MIN_RUNS = 30
-MAX_RUNS = 300
+MAX_RUNS = 120
 SECONDS_PER_VARIANT = 1.5
 _HOPELESS = 3.0  # times the budget: after five such runs the rest would only cost the line time
 
@@ -82,7 +82,7 @@ def measure(request: Request) -> None:
             loaded[variant] = predictor
     times = _time(loaded, _frame(samples), request.profile.budgets.latency_p95_ms)
     for variant, item in found.items():
-        _tell("measured", **_with_times(item, times.get(variant)).model_dump())
+        _tell("measured", **_with_times(item, times.get(variant, [])).model_dump())
 
 
 def _load_and_ask(
@@ -96,8 +96,8 @@ def _load_and_ask(
         _tell("engine", **vars(predictor.engine))
         _tell("doing", variant=variant, what="answering the golden samples")
         answer = golden.compare(samples, variant, predictor.outputs, rule)
-    except (DeviceError, BundleRefused, UserError) as error:
-        return Measured(variant=variant, trouble=f"{error.fact}"), None
+    except EdgeSftError as error:
+        return Measured(variant=variant, trouble=error.fact), None
     after = resident_mb()
     finite = bool(np.isfinite(answer.difference))
     measured = Measured(
@@ -116,7 +116,10 @@ def _load_and_ask(
 def _time(
     loaded: dict[VariantName, Predictor], frame: NDArray[np.uint8], budget_ms: float
 ) -> dict[VariantName, list[float]]:
-    """Time the whole predict path of every variant in turn, so that a busy moment hits all alike."""
+    """Time the whole predict path of every variant in turn, so that a busy moment hits all alike.
+
+    Returns milliseconds a run; NaN in the last place where the variant stopped answering.
+    """
     times: dict[VariantName, list[float]] = {variant: [] for variant in loaded}
     running = dict(loaded)
     end = time.monotonic() + SECONDS_PER_VARIANT * max(1, len(loaded))
@@ -127,22 +130,25 @@ def _time(
             if turn < 0:
                 _tell("doing", variant=variant, what="being timed")
             took = _one(predictor, frame)
-            if turn >= 0:
+            if turn >= 0 or np.isnan(took):
                 times[variant].append(took)
-            if turn == 5 and min(times[variant]) > _HOPELESS * budget_ms:
+            if np.isnan(took) or (turn == 5 and min(times[variant]) > _HOPELESS * budget_ms):
                 del running[variant]
     return times
 
 
 def _one(predictor: Predictor, frame: NDArray[np.uint8]) -> float:
     begin = time.monotonic()
-    predictor.predict(Sample(frame, datetime.now(timezone.utc), begin, stream="proof"))
-    return (time.monotonic() - begin) * 1000
+    prediction = predictor.predict(Sample(frame, datetime.now(timezone.utc), begin, stream="proof"))
+    took = (time.monotonic() - begin) * 1000
+    return float("nan") if prediction.verdict == "no_decision" else took
 
 
-def _with_times(item: Measured, times: list[float] | None) -> Measured:
+def _with_times(item: Measured, times: list[float]) -> Measured:
     if not times:
         return item
+    if np.isnan(times[-1]):
+        return item.model_copy(update={"trouble": f"stopped answering after {len(times) - 1} pictures"})
     p50, p95 = (float(value) for value in np.percentile(times, (50, 95)))
     return item.model_copy(update={"p50_ms": p50, "p95_ms": p95, "runs": len(times)})
 
