@@ -40,7 +40,8 @@ class GateResult(_Strict):
     """How one variant compared with the checkpoint on the validation split.
 
     ``right_to_wrong`` and ``wrong_to_right`` count paired flips; ``net_loss_points`` is their difference in
-    percentage points; the bounds are the exact 95 % ones on the share of right→wrong flips.
+    percentage points; the bounds are the exact 95 % ones on the share of right→wrong flips. ``verdicts_…`` count
+    the same for ok/nok at the default policy's threshold.
     """
 
     variant: VariantName
@@ -50,6 +51,8 @@ class GateResult(_Strict):
     net_loss_points: float
     right_to_wrong_low: float
     right_to_wrong_high: float
+    verdicts_right_to_wrong: int = Field(default=0, ge=0)
+    verdicts_wrong_to_right: int = Field(default=0, ge=0)
     max_score_difference: float
     tolerance_points: float
     passed: bool

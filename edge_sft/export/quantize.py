@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -58,7 +58,10 @@ def prepare(fp32: Path) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as scratch:
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(fp32), str(prepared), skip_symbolic_shape=True)
-        return onnx.shape_inference.infer_shapes(onnx.load(prepared), strict_mode=True)
+        model = onnx.shape_inference.infer_shapes(onnx.load(prepared), strict_mode=True)
+    for place, node in enumerate(model.graph.node):
+        node.name = f"{place:04d}_{node.op_type}"  # nodes are excluded by name: make names present and unique
+    return model
 
 
 def layers(model: onnx.ModelProto) -> list[str]:
@@ -69,7 +72,9 @@ def layers(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type in _COMPUTE]
 
 
-def quantized(model: onnx.ModelProto, ranges: Ranges, variant: Int8Variant, keep_float: Collection[str]) -> Any:
+def quantized(
+    model: onnx.ModelProto, ranges: Ranges, variant: Int8Variant, keep_float: Collection[str]
+) -> onnx.ModelProto:
     """Return a graph in which all but some nodes are quantized.
 
     Args:
@@ -77,6 +82,9 @@ def quantized(model: onnx.ModelProto, ranges: Ranges, variant: Int8Variant, keep
         ranges: (low, high) of each activation.
         variant: Flavour.
         keep_float: Names of nodes to leave in float, besides what lies outside the layers.
+
+    Raises:
+        BugError: The quantizer failed.
     """
     import onnx
     from onnxruntime import quantization as q
@@ -103,8 +111,14 @@ def quantized(model: onnx.ModelProto, ranges: Ranges, variant: Int8Variant, keep
             "QuantizeBias": flavour.quantize_bias,
         },
     )
-    quantizer.quantize_model()
-    return quantizer.model.model
+    try:
+        quantizer.quantize_model()
+    except Exception as error:
+        raise BugError(
+            f"quantization to {variant}", f"failed ({type(error).__name__}: {error})", "Please report this."
+        ) from error
+    result: onnx.ModelProto = quantizer.model.model
+    return result
 
 
 def save(model: onnx.ModelProto, variant: Int8Variant, out: Path) -> Path:

@@ -114,8 +114,11 @@ def _entropy_bins(counts: NDArray[np.int64]) -> int:
     """Return the number of bins to keep whose 128-level version diverges least from the clipped histogram.
 
     Kullback-Leibler as in TensorRT's calibrator (Migacz 2017): what is cut off is added to the last kept bin of
-    the reference, not of its quantized version.
+    the reference, not of its quantized version; exact zeros (half of what follows a ReLU) do not count.
     """
+    counts = np.concatenate([counts[1:2], counts[1:]])
+    if not counts.any():
+        return _BINS
     best, least = _BINS, float("inf")
     total = np.concatenate([[0], np.cumsum(counts)])
     for kept in range(_LEVELS, _BINS + 1, _LEVELS // 4):

@@ -1,0 +1,156 @@
+"""Gates: is a variant as good as the checkpoint it came from? Paired, on the validation split, picture by picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sft.bundle.manifest import GateResult
+from edge_sft.engines.protocol import open_engine
+from edge_sft.export.pictures import Pictures
+from edge_sft.metrics.intervals import paired_flips
+from edge_sft.policy import Policy
+from edge_sft.profile import Budgets, DeviceProfile, VariantName
+from edge_sft.progress import Progress
+from edge_sft.task import Task
+
+Probabilities = NDArray[np.float32]
+
+FP32_MAX_DIFFERENCE = 1e-4  # the same arithmetic twice; 4e-7 to 5e-6 measured
+_BATCH = 8
+
+# Where export runs its variants: ONNX Runtime on this machine. It gates accuracy; budgets are the device's.
+HERE = DeviceProfile(
+    name="export",
+    title="the machine that exports",
+    variants=("fp32", "fp16", "int8-trt", "int8-cpu"),
+    budgets=Budgets(latency_p95_ms=1e9, memory_mb=1e9),
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What every variant is held against.
+
+    Attributes:
+        task: Labels and tensor names.
+        policy: Its threshold turns probabilities into ok or nok.
+        pictures: Validation pictures, N of them.
+        probabilities: The checkpoint's own on them, float32 [N,K].
+        tolerance_points: Net loss a variant may have, in percentage points.
+    """
+
+    task: Task
+    policy: Policy
+    pictures: Pictures
+    probabilities: Probabilities
+    tolerance_points: float
+
+
+def infer(
+    model: Path, task: Task, pictures: Pictures, *, batch: int = _BATCH, progress: Progress | None = None
+) -> Probabilities:
+    """Run a variant over pictures; returns probabilities float32 [N,K]. Raises DeviceError when it cannot run."""
+    results: list[Probabilities] = []
+    with open_engine(model, HERE) as engine:
+        for images in pictures.batches(batch):
+            results += [engine.infer({task.inputs[0].name: images})[task.outputs[0].name]]
+            if progress:
+                progress.advance(len(images))
+    return np.concatenate(results).astype(np.float32)
+
+
+def prove(variant: VariantName, model: Path, reference: Reference, progress: Progress, note: str = "") -> GateResult:
+    """Run a variant over the reference's pictures and hold it against the checkpoint, as `compare` does."""
+    progress.start(f"Proving {variant}", len(reference.pictures))
+    after = infer(model, reference.task, reference.pictures, progress=progress)
+    return compare(variant, after, reference, note)
+
+
+def not_made(variant: VariantName, reference: Reference, why: str) -> GateResult:
+    """Name a variant that could not even be made."""
+    return GateResult(
+        variant=variant,
+        pictures=len(reference.pictures),
+        right_to_wrong=0,
+        wrong_to_right=0,
+        net_loss_points=0.0,
+        right_to_wrong_low=0.0,
+        right_to_wrong_high=1.0,
+        max_score_difference=1.0,
+        tolerance_points=reference.tolerance_points,
+        passed=False,
+        note=f"could not be made: {why}",
+    )
+
+
+def compare(variant: VariantName, after: Probabilities, reference: Reference, note: str = "") -> GateResult:
+    """Hold a variant's probabilities against the checkpoint's.
+
+    It fails on a net loss of right answers (overall, balanced over the classes, or of ok/nok verdicts at the
+    policy's threshold) above the tolerance or one picture, whichever is more; on outputs that are not finite; and
+    fp32 also on any probability that differs by more than 1e-4.
+    """
+    labels, before = reference.pictures.labels, reference.probabilities
+    finite = bool(np.isfinite(after).all())
+    usable = np.nan_to_num(after, nan=-1.0, posinf=-1.0, neginf=-1.0)
+    flips = paired_flips(labels, before.argmax(axis=1), usable.argmax(axis=1))
+    verdicts = _verdict_flips(before, usable, reference)
+    difference = float(np.abs(usable - before).max())
+    allowed = max(reference.tolerance_points, 100.0 / len(labels))
+    balanced = _balanced(labels, before) - _balanced(labels, usable)
+    faults = _faults(variant, finite, difference)
+    if flips.net_loss_points > allowed:
+        faults.append(f"loses {flips.net_loss_points:.2f} points")
+    if 100 * balanced > max(reference.tolerance_points, _one_picture_of_rarest(labels)) + 1e-9:
+        faults.append(f"loses {100 * balanced:.2f} points of balanced accuracy")
+    if 100.0 * (verdicts[0] - verdicts[1]) / len(labels) > allowed:
+        faults.append(f"turns {verdicts[0]} verdicts wrong and {verdicts[1]} right")
+    return GateResult(
+        variant=variant,
+        pictures=len(labels),
+        right_to_wrong=flips.right_to_wrong,
+        wrong_to_right=flips.wrong_to_right,
+        net_loss_points=flips.net_loss_points,
+        right_to_wrong_low=flips.right_to_wrong_low,
+        right_to_wrong_high=flips.right_to_wrong_high,
+        verdicts_right_to_wrong=verdicts[0],
+        verdicts_wrong_to_right=verdicts[1],
+        max_score_difference=difference,
+        tolerance_points=allowed,
+        passed=not faults,
+        balanced_accuracy=_balanced(labels, usable),
+        note="; ".join([*faults, *([note] if note else [])]),
+    )
+
+
+def _faults(variant: VariantName, finite: bool, difference: float) -> list[str]:
+    faults = [] if finite else ["outputs are not finite"]
+    if variant == "fp32" and difference > FP32_MAX_DIFFERENCE:
+        faults.append(f"probabilities differ from the checkpoint's by up to {difference:.1e}")
+    return faults
+
+
+def _verdict_flips(before: Probabilities, after: Probabilities, reference: Reference) -> tuple[int, int]:
+    """Count verdicts (nok at or above the threshold) that turned wrong and that turned right."""
+    task, labels = reference.task, reference.pictures.labels
+    if not task.defect_labels or not task.ok_labels:
+        return 0, 0
+    good = [task.labels.index(label) for label in task.ok_labels]
+    defect = ~np.isin(labels, good)
+    was, now = ((1.0 - p[:, good].sum(axis=1) >= reference.policy.threshold) == defect for p in (before, after))
+    return int((was & ~now).sum()), int((~was & now).sum())
+
+
+def _balanced(labels: NDArray[np.int64], probabilities: Probabilities) -> float:
+    right = probabilities.argmax(axis=1) == labels
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def _one_picture_of_rarest(labels: NDArray[np.int64]) -> float:
+    """Return what one picture of the rarest class weighs in balanced accuracy, in percentage points."""
+    _, counts = np.unique(labels, return_counts=True)
+    return float(100.0 / (len(counts) * counts.min()))

@@ -1,0 +1,123 @@
+"""Find an INT8 variant that passes its gate: ranges by the method that measures best, sensitive layers left float.
+
+Bounded: three methods on a few validation pictures; then at most five gated attempts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_sft.bundle.manifest import GateResult
+from edge_sft.export import gating, golden, quantize
+from edge_sft.export.gating import Probabilities, Reference
+from edge_sft.export.pictures import Pictures
+from edge_sft.export.quantize import Int8Variant
+from edge_sft.export.ranges import METHODS, Method, Observed, Ranges, ranges
+from edge_sft.progress import Progress
+
+if TYPE_CHECKING:
+    import onnx
+
+_FEW, _FEWEST = 48, 8  # validation pictures that choose the method; that rank layers
+_GROUPS = 24  # layers are ranked in at most this many groups, so that a deep network takes no longer
+_SHARES = (0.1, 0.25, 0.5)  # of the groups, the most sensitive first, that stay float in later attempts
+
+
+@dataclass(frozen=True)
+class Source:
+    """What both flavours are made from: the prepared graph and what was seen of its activations."""
+
+    model: onnx.ModelProto
+    seen: dict[str, Observed]
+
+
+def export_int8(
+    variant: Int8Variant, source: Source, reference: Reference, out: Path, progress: Progress
+) -> GateResult:
+    """Write ``<out>/<variant>.onnx`` with the first set of float layers that passes the gate.
+
+    Returns:
+        The gate of what was written. When none passes it is the least bad one, and no file is left.
+    """
+    method = _best_method(variant, source, reference, progress)
+    chosen = ranges(source.seen, method)
+    attempts: list[GateResult] = []
+    for keep_float in _exclusions(variant, source, chosen, reference, progress):
+        note = f"ranges by {method}" + (f"; {len(keep_float)} layers kept float" if keep_float else "")
+        file = quantize.save(quantize.quantized(source.model, chosen, variant, keep_float), variant, out)
+        attempts.append(gating.prove(variant, file, reference, progress, note))
+        if attempts[-1].passed:
+            return attempts[-1]
+    (out / f"{variant}.onnx").unlink()
+    return min(attempts, key=lambda gate: (gate.net_loss_points, gate.max_score_difference))
+
+
+def _best_method(variant: Int8Variant, source: Source, reference: Reference, progress: Progress) -> Method:
+    """Measure each method on a few pictures; the outputs nearest to the checkpoint's win."""
+    few = golden.choose(reference.pictures.labels, reference.probabilities, _FEW)
+    pictures, wanted = reference.pictures.subset(few), reference.probabilities[few]
+    progress.start(f"Choosing ranges for {variant}", len(METHODS))
+    measured: dict[Method, float] = {}
+    for method in METHODS:
+        outputs = _outputs(variant, source, ranges(source.seen, method), (), reference, pictures)
+        measured[method] = _divergence(wanted, outputs)
+        progress.advance(note=f"{method} {measured[method]:.4f}")
+    return min(METHODS, key=lambda method: measured[method])
+
+
+def _exclusions(
+    variant: Int8Variant, source: Source, chosen: Ranges, reference: Reference, progress: Progress
+) -> Iterator[list[str]]:
+    """Yield layers to keep float, ever more of them: none; the first and the last; the most sensitive groups."""
+    layers = quantize.layers(source.model)
+    yield []
+    ends = [layers[0], layers[-1]]
+    yield ends
+    ranked = _by_sensitivity(variant, source, chosen, reference, progress)
+    for share in _SHARES:
+        worst = ranked[: max(1, round(share * len(ranked)))]
+        yield sorted({*ends, *(name for group in worst for name in group)})
+
+
+def _by_sensitivity(
+    variant: Int8Variant, source: Source, chosen: Ranges, reference: Reference, progress: Progress
+) -> list[list[str]]:
+    """Quantize one group of neighbouring layers at a time; return the groups, the most harmful first."""
+    layers = quantize.layers(source.model)
+    groups = [[str(name) for name in part] for part in np.array_split(layers, min(_GROUPS, len(layers)))]
+    few = golden.choose(reference.pictures.labels, reference.probabilities, _FEWEST)
+    pictures, wanted = reference.pictures.subset(few), reference.probabilities[few]
+    every = {node.name for node in source.model.graph.node}
+    progress.start(f"Finding layers that suffer in {variant}", len(groups))
+    harm: list[float] = []
+    for group in groups:
+        outputs = _outputs(variant, source, chosen, every - set(group), reference, pictures)
+        harm.append(_divergence(wanted, outputs))
+        progress.advance(note=f"{group[0]} {harm[-1]:.4f}")
+    return [groups[place] for place in np.argsort(harm, kind="stable")[::-1]]
+
+
+def _outputs(
+    variant: Int8Variant,
+    source: Source,
+    chosen: Ranges,
+    keep_float: Collection[str],
+    reference: Reference,
+    pictures: Pictures,
+) -> Probabilities:
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = quantize.quantized(source.model, chosen, variant, keep_float)
+        return gating.infer(quantize.save(graph, variant, Path(scratch)), reference.task, pictures)
+
+
+def _divergence(wanted: Probabilities, outputs: Probabilities) -> float:
+    """Return the mean Kullback-Leibler divergence from the checkpoint's probabilities; infinite for NaN."""
+    terms = wanted * (np.log(np.maximum(wanted, 1e-9)) - np.log(np.maximum(outputs, 1e-9)))
+    value = float(terms.sum(axis=1).mean())
+    return value if np.isfinite(value) else float("inf")
