@@ -247,8 +247,10 @@ class Journal:
             predictions, self._queue = list(self._queue), deque()
             gaps = {stream: (lost, "the journal's queue was full") for stream, lost in self._lost.items()}
             self._lost = {}
-            ranges, self._ranges = self._ranges, []
+            ranges = list(self._ranges)
             degraded = self._memory is not None
+            if not degraded:  # else they are kept for the disk as well
+                self._ranges = []
             rows = [rowid for rowid in self._acknowledged if not degraded or rowid > MEMORY_IDS]
             return Batch(predictions, gaps, rows, ranges), self._appended
 
@@ -257,7 +259,8 @@ class Journal:
             self._queue.extendleft(reversed(batch.predictions))
             for stream, (lost, _) in batch.gaps.items():
                 self._lost[stream] = self._lost.get(stream, 0) + lost
-            self._ranges[:0] = batch.acknowledged_ranges
+            if self._memory is None:
+                self._ranges[:0] = batch.acknowledged_ranges
 
     # --- when the disk refuses -------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EXPIRED, NOT_YET_VALID = 10, 9  # X509_V_ERR_*
 UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
-BAD_PASSWORD, NOT_AUTHORISED, BAD_VERSION = {4, 0x86}, {5, 0x87}, {1, 0x84}
+BAD_LOGIN, BAD_VERSION = {4, 5, 0x86, 0x87}, {1, 0x84}  # Mosquitto answers 5 to a wrong password, others 4
 
 
 def explain(error: BaseException, settings: MqttSettings) -> NetworkError:
@@ -51,13 +51,9 @@ def refused(code: int, name: str, settings: MqttSettings) -> NetworkError:
     """Map a CONNACK reason code (MQTT 3.1.1 or 5)."""
     thing = f"broker {settings.host}:{settings.port}"
     who = f"user '{settings.username}'" if settings.username else "a client without user name"
-    if code in BAD_PASSWORD:
-        return NetworkError(
-            thing, f"wrong user name or password for {who}", "Check mqtt.username and the password_file."
-        )
-    if code in NOT_AUTHORISED:
-        remedy = "Check mqtt.username and the password_file, and the broker's own list of users."
-        return NetworkError(thing, f"refuses {who} (not authorised)", remedy)
+    if code in BAD_LOGIN:
+        remedy = "Check mqtt.username and the content of mqtt.password_file, and the broker's list of users."
+        return NetworkError(thing, f"refuses {who}: wrong user name or password", remedy)
     if code in BAD_VERSION:
         return NetworkError(
             thing, f"does not speak MQTT {settings.version}", 'Set mqtt.version to "3.1.1" (or "5") and try again.'
@@ -81,7 +77,9 @@ def dropped(settings: MqttSettings, *, before_answer: bool = False) -> NetworkEr
 
 def silent(settings: MqttSettings) -> NetworkError:
     """Say that something accepted the connection but never answered as a broker does."""
-    remedy = "Check that mqtt.port is a broker's" + ("." if settings.tls else ", and whether it expects TLS (ca_file).")
+    remedy = "Check that mqtt.port is a broker's"
+    remedy += "" if settings.tls else ", and whether it expects TLS (mqtt.ca_file)"
+    remedy += "; it may speak only MQTT 3.1.1 (mqtt.version)." if settings.version == "5" else "."
     return NetworkError(f"broker {settings.host}:{settings.port}", "accepts connections but does not answer", remedy)
 
 

@@ -181,7 +181,8 @@ class Outbox:
         """Give free pages back to the disk, a few at a time."""
         free = self._db.execute("PRAGMA freelist_count").fetchone()[0]
         if free > 256:
-            self._db.execute(f"PRAGMA incremental_vacuum({min(free - 128, 2048)})").fetchall()
+            # `execute` would step this pragma once and free a single page; a script runs it to its end.
+            self._db.executescript(f"PRAGMA incremental_vacuum({min(free - 128, 2048)})")
 
     def close(self) -> None:
         """Close the file; SQLite folds the WAL into it."""
@@ -243,33 +244,41 @@ class Outbox:
             self.size_bytes -= size + ROW_OVERHEAD_BYTES
 
     def _bound(self, limits: Limits, clock_s: float) -> None:
-        """Drop the oldest until bytes and age fit, and name what went."""
-        full = self.size_bytes > limits.max_bytes
-        target = limits.max_bytes * 0.98 if full else float("inf")
-        lost: dict[tuple[Key, str], list[tuple[int, int]]] = {}
+        """Drop the oldest until bytes and age fit, and name what went; naming takes room too, so look again."""
+        for share in (0.98, 0.9, 0.75):
+            full = self.size_bytes > limits.max_bytes
+            lost = self._drop_oldest(limits, limits.max_bytes * share if full else float("inf"), clock_s)
+            for (stream, epoch, reason), spans in lost.items():
+                ranges = merged(spans)
+                if len(ranges) > MOST_RANGES:
+                    ranges = [(ranges[0][0], ranges[-1][1])]
+                for first, last in ranges:
+                    dropped = DroppedRange(first_seq=first, last_seq=last, reason=reason)
+                    self._add(stream, epoch, clock_s, dropped=dropped)
+            if not lost:
+                return
+
+    def _drop_oldest(
+        self, limits: Limits, target_bytes: float, clock_s: float
+    ) -> dict[tuple[str, str, str], list[tuple[int, int]]]:
+        """Delete from the oldest on; return the numbers that went per (stream, epoch, reason)."""
+        lost: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
         newest_lost = 0
         rows = self._db.execute(
             "SELECT id, stream, epoch, seq, born_s, first, last, length(payload) FROM outbox ORDER BY id"
         )
         for rowid, stream, epoch, seq, born_s, first, last, size in rows:
             expired = clock_s - born_s > limits.max_age_s
-            if not expired and self.size_bytes <= target:
+            if not expired and self.size_bytes <= target_bytes:
                 break
             reason = f"older than {limits.max_age_s:g} s" if expired else f"journal full ({limits.max_bytes} bytes)"
-            spans = lost.setdefault(((stream, epoch), reason), [])
+            spans = lost.setdefault((stream, epoch, reason), [])
             spans.append((seq, seq))
-            if first is not None:
+            if first is not None:  # a drop that is dropped hands on what it named
                 spans.append((first, last))
             newest_lost = rowid
             self._removed([(size,)])
         rows.close()
-        if not lost:
-            return
-        self._db.execute("DELETE FROM outbox WHERE id <= ?", (newest_lost,))
-        for ((stream, epoch), reason), spans in lost.items():
-            ranges = merged(spans)
-            if len(ranges) > MOST_RANGES:
-                ranges = [(ranges[0][0], ranges[-1][1])]
-            for first, last in ranges:
-                dropped = DroppedRange(first_seq=first, last_seq=last, reason=reason)
-                self._add(stream, epoch, clock_s, dropped=dropped)
+        if newest_lost:
+            self._db.execute("DELETE FROM outbox WHERE id <= ?", (newest_lost,))
+        return lost
