@@ -145,9 +145,11 @@ class _Walk:
 
     def notes(self) -> Iterator[str]:
         for suffix, count in sorted(self.others.items()):
-            yield f"{count} files that are no pictures were left out ({suffix})."
+            which = "file that is no picture was" if count == 1 else "files that are no pictures were"
+            yield f"{count:,} {which} left out ({suffix})."
         if self.hidden:
-            yield f"{len(self.hidden)} hidden folders were left out, for example {self.hidden[0]}."
+            which = "folder was" if len(self.hidden) == 1 else "folders were"
+            yield f"{len(self.hidden):,} hidden {which} left out, for example {self.hidden[0]}."
 
     def _files(self, folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         try:

@@ -62,9 +62,6 @@ def _spread(name: str, unit: str, items: Sequence[Item], values: NDArray[np.floa
 def _distance(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
     """Return distances from the median in robust standard deviations, each side with its own (data are skewed)."""
     offset = values - np.median(values)
-    scaled = np.zeros_like(offset)
-    for side in (offset < 0, offset > 0):
-        if side.any():
-            deviation = 1.4826 * float(np.median(np.abs(offset[side])))
-            scaled[side] = np.abs(offset[side]) / max(deviation, floor)
-    return scaled
+    below = 1.4826 * float(np.median(-offset[offset <= 0]))
+    above = 1.4826 * float(np.median(offset[offset >= 0]))
+    return np.asarray(np.where(offset < 0, -offset / max(below, floor), offset / max(above, floor)), dtype=np.float64)
