@@ -102,7 +102,8 @@ def _balance(findings: Findings) -> Html | None:
         return None
     most = max(row.total for row in findings.balance) or 1
     total = sum(row.total for row in findings.balance) or 1
-    rows = [_label_row(row, most, total) for row in findings.balance]
+    sorting = all(row.good for row in findings.balance)  # then calling each label good says nothing
+    rows = [_label_row(row, most, total, kind=not sorting) for row in findings.balance]
     told = "How many pictures of each label there are, and on which side of the split."
     numeric = frozenset({2, 3, 4, 5, 6})
     return section(
@@ -110,8 +111,8 @@ def _balance(findings: Findings) -> Html | None:
     )
 
 
-def _label_row(row: LabelCount, most: int, total: int) -> list[Child]:
-    kind = chip("good", "good") if row.good else chip("defect", "bad")
+def _label_row(row: LabelCount, most: int, total: int, *, kind: bool) -> list[Child]:
+    named = chip("good", "good") if row.good else chip("defect", "bad")
     colour = "good" if row.good else "escape"
     width = 120 * row.total / most
     bar = el(
@@ -123,7 +124,13 @@ def _label_row(row: LabelCount, most: int, total: int) -> list[Child]:
         aria_label=f"{row.total} pictures",
     )
     sides: list[Child] = [f"{row.counts.get(name, 0):,}" for name in _SPLITS]  # type: ignore[call-overload]
-    return [el("div", row.label, " ", kind, class_="name"), bar, f"{row.total:,}", share(row.total / total), *sides]
+    return [
+        el("div", row.label, " ", named if kind else None, class_="name"),
+        bar,
+        f"{row.total:,}",
+        share(row.total / total),
+        *sides,
+    ]
 
 
 def _suspicious(findings: Findings) -> Html | None:

@@ -24,6 +24,7 @@ header{margin:0 0 28px}
 h1{text-wrap:balance;font-size:34px;line-height:1.15;letter-spacing:-.02em;margin:0 0 10px;overflow-wrap:anywhere}
 h2{font-size:20px;letter-spacing:-.01em;line-height:1.3;margin:0 0 4px}
 h3{font-size:15px;margin:20px 0 6px}
+p,li,h2,h3,footer,svg text{overflow-wrap:anywhere}
 p{margin:0 0 10px;max-width:76ch}
 p:last-child{margin-bottom:0}
 .lede{font-size:18px;line-height:1.5;color:var(--soft);max-width:64ch}

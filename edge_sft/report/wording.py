@@ -13,7 +13,7 @@ def share(value: float | None) -> str:
         return "–"
     if 0.9 < value < 1:
         digits = 1 if value < 0.999 else 2
-        return f"{min(100 * value, 99.99):.{digits}f}{_PERCENT}"
+        return f"{min(100 * value, 99.99):.{digits}f}".removesuffix(".0") + _PERCENT
     return percent(value).replace(" %", _PERCENT)
 
 

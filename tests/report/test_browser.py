@@ -1,0 +1,107 @@
+"""The pages in a real browser: they render, ask nobody for anything, complain about nothing, fit a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_sft.data.dataset import Quarantined
+from edge_sft.data.findings import Finding, Findings, Format, LabelCount, Lookalikes, Spread, Suspicion
+from edge_sft.report import data_page, model_page
+
+HOSTILE = '"><script>document.title="pwned"</script><img src=http://198.51.100.1/x.png onerror=alert(1)>'
+LONG = "a_very_long_file_name_without_any_place_to_break_it_" * 5 + ".png"
+
+
+def model(made: Any) -> str:
+    meta, scores = made.both(prevalence=0.03, max_escape_rate=0.001)
+    scores["test"].ids[0:3] = [HOSTILE, LONG, "тест/日本語.png"]
+    scores["test"].probabilities[0:3] = [0.01, 0.98, 0.01]  # three surest overkills
+    return model_page.render(meta, scores, made.gates(), made.picture)
+
+
+def many_labels(made: Any) -> str:
+    labels = tuple(f"defect kind number {index}" for index in range(14))
+    scores = {"val": made.scores((12,) * 14), "test": made.scores((12,) * 14, seed=2)}
+    return model_page.render(made.meta(scores, labels, labels[:1]), scores, (), lambda _: None)
+
+
+def sorting(made: Any) -> str:
+    scores = {"val": made.scores((40, 30, 30)), "test": made.scores((40, 30, 30), seed=2)}
+    return model_page.render(made.meta(scores, ok=("good", "scratch", "dent")), scores, (), lambda _: None)
+
+
+def findings(made: Any) -> str:
+    return data_page.render(
+        Findings(
+            name="screws",
+            root=Path("/data") / LONG,
+            count=300,
+            findings=(
+                Finding("error", "unreadable", f"{HOSTILE} cannot be read", "Replace it.", (HOSTILE, LONG)),
+                Finding("note", "size", "All have one size"),
+            ),
+            balance=(LabelCount("good", True, {"train": 200}), LabelCount(LONG, False, {"test": 3})),
+            formats=(Format(640, 480, 1, 16, 300),),
+            spreads=(Spread("brightness", "grey levels", 1, 2, 3, 0, 4, (1, 0, 5), ((LONG, 4.0),)),),
+            lookalikes=(Lookalikes(True, (LONG, HOSTILE), ("good", "bad"), ("train", "test")),),
+            suspicious=(Suspicion(HOSTILE, "val", "good", LONG, 0.01, 0.98),),
+            quarantined=(Quarantined(LONG, "is an empty file"), Quarantined(HOSTILE, "truncated")),
+        )
+    )
+
+
+@pytest.mark.parametrize("build", [model, many_labels, sorting, findings])
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, True), (320, False)])
+def test_the_page_stands_alone_and_fits(
+    browser: Any, made: Any, write: Callable[[str], Path], build: Callable[[Any], str], width: int, dark: bool
+) -> None:
+    page = write(build(made))
+    browser.open(page, width, dark=dark)
+    assert browser.requests() == [page.as_uri()]
+    assert browser.complaints() == []
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("document.title") != "pwned"
+    assert browser.evaluate("document.querySelectorAll('script, iframe, link').length") == 0
+    assert browser.evaluate("document.querySelectorAll('section').length") >= 5
+    assert browser.evaluate("document.compatMode") == "CSS1Compat"
+    # every chart has a size, every picture that is there was decoded
+    assert browser.evaluate("[...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().height > 4)")
+    assert browser.evaluate("[...document.images].every(i => i.loading == 'lazy' || i.naturalWidth > 0)")
+
+
+def test_the_worst_mistakes_are_seen(browser: Any, made: Any, write: Callable[[str], Path]) -> None:
+    browser.open(write(model(made)), 1200)
+    captions = browser.evaluate("[...document.querySelectorAll('#mistakes figcaption')].map(c => c.innerText)")
+    assert any("日本語" in caption for caption in captions)
+    assert any(HOSTILE in caption for caption in captions)  # shown as the text that it is
+    browser.evaluate("document.querySelectorAll('#mistakes img').forEach(i => i.loading = 'eager')")
+    browser.call(
+        "Runtime.evaluate", expression="Promise.all([...document.images].map(i => i.decode()))", awaitPromise=True
+    )
+    widths = browser.evaluate("[...document.images].map(i => [i.naturalWidth, i.naturalHeight])")
+    assert widths
+    assert all(max(size) == 160 for size in widths)
+
+
+def test_text_can_be_read_in_light_and_dark(browser: Any, made: Any, write: Callable[[str], Path]) -> None:
+    page = write(model(made))
+    contrast = """(() => {
+      const lum = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255;
+        return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 }); return .2126 * r + .7152 * g + .0722 * b };
+      const back = lum(getComputedStyle(document.querySelector('section')).backgroundColor);
+      return [...document.querySelectorAll('section h2, section p, section td, .figure b, .figure i')].map(e => {
+        const l = lum(getComputedStyle(e).color); return (Math.max(l, back) + .05) / (Math.min(l, back) + .05) })
+        .reduce((a, b) => Math.min(a, b)) })()"""
+    for dark in (False, True):
+        browser.open(page, 1200, dark=dark)
+        assert browser.evaluate(contrast) >= 3.0  # large figures; running text is far above 4.5
+
+
+def test_it_prints(browser: Any, made: Any, write: Callable[[str], Path]) -> None:
+    browser.open(write(model(made)), 800, dark=True, printed=True)
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert len(browser.call("Page.printToPDF", printBackground=True)["data"]) > 10_000
