@@ -31,6 +31,8 @@ from edge_sft.runtime.views import PipelineView, status_of
 log = logging.getLogger(__name__)
 
 _TURN_S = 0.2
+# A kill decides again what was not settled yet: so many seconds of pictures at most, plus a group commit.
+_SETTLE_S = 0.05
 _STUCK_S = 10.0
 # Decided files whose decision could not be made durable yet (disk full); older ones are decided again on restart.
 _RECEIPTS_MAX = 10_000
@@ -262,7 +264,7 @@ class Pipeline:
     # --- decisions → disk → source ---------------------------------------------------------------------------
 
     def _settle_for_ever(self) -> None:
-        while not self._stopping.wait(_TURN_S):
+        while not self._stopping.wait(_SETTLE_S):
             self._settle()
 
     def _settle(self) -> None:

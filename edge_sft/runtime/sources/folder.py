@@ -23,8 +23,8 @@ from edge_sft.runtime.sources.memory import SeenFiles, Signature
 from edge_sft.runtime.sources.picture import is_picture, read_sample
 from edge_sft.runtime.sources.protocol import SourceStatus
 
-# An empty file is most likely still being written; after this long it is taken, and found empty.
-_EMPTY_PATIENCE_S = 5.0
+# An empty, truncated or locked file is most likely still being written by someone slow; so long it is given.
+_PATIENCE_S = 2.0
 
 
 class WatchedFolder:
@@ -39,6 +39,7 @@ class WatchedFolder:
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[Signature, float]] = {}
         self._ready: deque[tuple[str, Signature, float]] = deque()
+        self._suspect: dict[str, Signature] = {}
         self._taken: dict[str, Signature] = {}
         self._next_scan_s = 0.0
         self._trouble = ""
@@ -51,19 +52,26 @@ class WatchedFolder:
         while not self._closed.is_set():
             if not self._ready and time.monotonic() >= self._next_scan_s:
                 self._scan()
-            if self._ready:
-                return self._take()
+            while self._ready:
+                sample = self._take()
+                if sample is not None:
+                    return sample
             left = min(deadline, self._next_scan_s) - time.monotonic()
             if time.monotonic() >= deadline:
                 return None
             self._closed.wait(max(left, 0.001))
         return None
 
-    def _take(self) -> Sample:
+    def _take(self) -> Sample | None:
         name, signature, first_seen_s = self._ready.popleft()
+        sample = read_sample(self._config.path / name, self._stream, seen_monotonic_s=first_seen_s)
+        if sample.fault is not None and self._suspect.get(name) != signature:
+            self._suspect[name] = signature  # a second look after a while; then it is what it is
+            self._waiting[name] = (signature, first_seen_s)
+            return None
         with self._lock:
             self._taken[name] = signature
-        return read_sample(self._config.path / name, self._stream, seen_monotonic_s=first_seen_s)
+        return sample
 
     def _scan(self) -> None:
         started = time.monotonic()
@@ -82,7 +90,8 @@ class WatchedFolder:
                 continue
             before = self._waiting.get(name)
             since = before[1] if before is not None and before[0] == signature else now
-            patience = settle_s if signature[0] else max(settle_s, _EMPTY_PATIENCE_S)
+            doubtful = not signature[0] or self._suspect.get(name) == signature
+            patience = max(settle_s, _PATIENCE_S) if doubtful else settle_s
             if now - since >= patience:
                 ready.append((name, signature, since))
             else:
@@ -115,6 +124,8 @@ class WatchedFolder:
         return self._seen is not None and signature in self._seen.get(name)
 
     def _forget_vanished(self, found: dict[str, Signature]) -> None:
+        for name in [name for name in self._suspect if name not in found]:
+            del self._suspect[name]
         with self._lock:
             for name in [name for name in self._taken if name not in found]:
                 del self._taken[name]

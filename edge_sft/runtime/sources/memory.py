@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Container
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from edge_sft import durable
 Signature = tuple[int, int]
 """Size in bytes and time of change in nanoseconds."""
 
+# A killed process loses nothing of what it wrote; only a power cut can, and then pictures are decided again. So
+# flash is spared: the disk is forced at most so often.
+_SYNC_S = 1.0
 # Rewrite the file once it holds this many more lines than files that still exist.
 _SLACK_LINES = 10_000
 
@@ -27,6 +31,7 @@ class SeenFiles:
         self._path = path
         self._lock = threading.Lock()
         self._unwritten: list[str] = []
+        self._synced_s = 0.0
         self._seen, self._lines = _read(path)
 
     def get(self, name: str) -> tuple[Signature, ...]:
@@ -36,7 +41,7 @@ class SeenFiles:
         return () if found is None else (found,)
 
     def add(self, done: list[tuple[str, Signature]]) -> None:
-        """Remember decided files durably. Raises OSError; memory holds them then, and the next call tries again."""
+        """Remember decided files. Raises OSError; memory holds them then, and the next call tries again."""
         with self._lock:
             for name, signature in done:
                 self._seen[name] = signature
@@ -50,7 +55,9 @@ class SeenFiles:
             # A line broken by a full disk or a power cut must not swallow the next one.
             file.write(("\n" + "\n".join(self._unwritten) + "\n").encode())
             file.flush()
-            os.fsync(file.fileno())
+            if time.monotonic() - self._synced_s >= _SYNC_S:
+                os.fsync(file.fileno())
+                self._synced_s = time.monotonic()
         self._lines += len(self._unwritten)
         self._unwritten.clear()
 

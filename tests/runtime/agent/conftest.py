@@ -205,7 +205,7 @@ def make_line() -> Iterator[Callable[..., Line]]:
     """make_line(source, loader=…, **section) starts a pipeline; it is stopped at the end."""
     lines: list[Line] = []
 
-    def make(source: Any, loader: FakeLoader | None = None, *, start: bool = True, **section: Any) -> Line:
+    def make(source: Any, loader: FakeLoader | None = None, /, *, start: bool = True, **section: Any) -> Line:
         fields: dict[str, Any] = {"source": {"kind": "files", "path": "."}, **section}
         config = PipelineSection.model_validate(fields)
         loader = FakeLoader(FakeModel()) if loader is None else loader
@@ -242,7 +242,7 @@ class Mosquitto:
         self.port = free_port()
         self._config = folder / "mosquitto.conf"
         access = "" if "password_file" in extra else "allow_anonymous true\n"
-        self._config.write_text(f"listener {self.port} 127.0.0.1\n{access}{extra}")
+        self._config.write_text(f"user root\nlistener {self.port} 127.0.0.1\n{access}{extra}")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
