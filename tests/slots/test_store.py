@@ -227,3 +227,22 @@ def test_a_root_that_is_moved_still_serves(tmp_path: Path, store: SlotStore, ins
     slot = install(0)
     shutil.move(tmp_path / "root", tmp_path / "moved")
     assert SlotStore(tmp_path / "moved").verified().digest == slot.digest
+
+
+def test_a_deploy_under_a_reader_s_feet_is_no_damage(
+    store: SlotStore, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(0)
+    real, deployed = SlotStore.verify, []
+
+    def verify(self: SlotStore, entry: object) -> object:
+        if not deployed:
+            deployed.append(True)
+            install(1)
+            deployed.append(install(2).digest)
+        return real(self, entry)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SlotStore, "verify", verify)
+    slot = store.verified()
+    assert slot.note is None
+    assert slot.digest == deployed[1]
