@@ -28,6 +28,7 @@ from edge_sft.runtime.setting_aside import is_damage, set_aside, why
 log = logging.getLogger(__name__)
 Listener = Callable[[Sequence[tuple[str, str, int]]], None]
 MEMORY_IDS = 2**40  # row ids in memory start here: above all ids of the file
+MOST_SEQ = 2**63 - 1
 SLOWEST_RETRY_S = 15.0
 
 
@@ -148,6 +149,9 @@ class Journal:
 
     def acknowledge_range(self, stream: str, epoch: str, first: int, last: int) -> None:
         """Let a range of sequence numbers go, both ends included; those already gone do not matter."""
+        first, last = max(first, 0), min(last, MOST_SEQ)
+        if first > last or not (stream.isprintable() and epoch.isalnum()):
+            return  # from the network: nothing SQLite could choke on
         with self._inbox:
             self._ranges.append((stream, epoch, first, last))
 

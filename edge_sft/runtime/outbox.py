@@ -132,7 +132,7 @@ class Outbox:
             with self._transaction():
                 self._forget(batch)
                 self._name_gaps(batch.gaps, clock_s)
-                places = [self._add(p.stream, self.epoch, clock_s, prediction=p) for p in batch.predictions]
+                places = [self._add_prediction(prediction, clock_s) for prediction in batch.predictions]
                 self._bound(limits, clock_s)
                 changed = [(*key, n) for key, n in self._next.items() if before.get(key) != n]
                 self._db.executemany("INSERT OR REPLACE INTO counters VALUES (?, ?, ?)", changed)
@@ -155,7 +155,11 @@ class Outbox:
             "SELECT id, payload FROM outbox WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
             (after, 2**62 if until is None else until, limit),
         )
-        return [(rowid, Envelope.from_json(payload)) for rowid, payload in rows]
+        found = []
+        for rowid, payload in rows:
+            with contextlib.suppress(ValueError):  # a flipped bit: it stays until its age, then it is named as lost
+                found.append((rowid, Envelope.from_json(payload)))
+        return found
 
     def adopt(self, other: Outbox, now_s: float) -> None:
         """Take over all entries and counters of another outbox, with their epoch and sequence numbers."""
@@ -219,6 +223,16 @@ class Outbox:
         self.count += 1
         self.size_bytes += len(payload) + ROW_OVERHEAD_BYTES
         return stream, epoch, seq
+
+    def _add_prediction(self, prediction: Prediction, clock_s: float) -> tuple[str, str, int]:
+        """Store a decision; one that no reader could read back (a file name that is no text, NaN) is a named loss."""
+        stream = prediction.stream.encode(errors="replace").decode()
+        try:
+            Envelope.from_json(Envelope(stream=stream, epoch=self.epoch, seq=0, prediction=prediction).to_json())
+        except ValueError:
+            self._name_gaps({stream: (1, "the decision could not be written as JSON")}, clock_s)
+            return stream, self.epoch, self._next[stream, self.epoch] - 1
+        return self._add(stream, self.epoch, clock_s, prediction=prediction)
 
     def _name_gaps(self, gaps: Mapping[str, tuple[int, str]], clock_s: float) -> None:
         for stream, (lost, reason) in gaps.items():

@@ -215,7 +215,7 @@ class Publisher:
 
     def _publish_backfill(self) -> bool:
         now = self._clock()
-        self._allowance = min(self._allowance + (now - self._allowance_at) * self._per_s, max(self._per_s / 10, 1.0))
+        self._allowance = min(self._allowance + (now - self._allowance_at) * self._per_s, max(self._per_s / 10, 2.0))
         self._allowance_at = now
         if self._backfill_after >= self._boundary:
             return False
