@@ -40,7 +40,6 @@ def build(
 ) -> None:
     """Check the pictures, train, export, quantize, prove and sign: one file to deploy."""
     from edge_sft import recipe as recipes
-
     from edge_sft.bundle.keys import private_path
 
     loaded = recipes.load(recipe)
