@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from edge_sft.training.merit import merit
+
 # L2 against the mean loss, on standardised features, strong first: each fit starts from the one before
 STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _FOLDS = 5
@@ -71,17 +73,18 @@ def _choose(features: Tensor, labels: Tensor, weights: Tensor, groups: Sequence[
     if folds < 2:
         return 0.1
     numbers = torch.from_numpy(fold_numbers(labels.cpu().numpy(), groups, folds)).to(labels.device)
-    losses = torch.zeros(len(STRENGTHS))
+    outside_logits = torch.zeros(len(STRENGTHS), len(labels), n_labels)
     for fold in range(folds):
         inside, outside = numbers != fold, numbers == fold
         if int(labels[inside].min()) == int(labels[inside].max()) or not bool(outside.any()):
             continue
         path = _path(features[inside], labels[inside], weights[inside], n_labels, until=STRENGTHS[-1])
         for index, solution in enumerate(path):
-            logits = features[outside] @ solution[:, :-1].T + solution[:, -1]
-            each = functional.cross_entropy(logits, labels[outside], reduction="none")
-            losses[index] += float((each * weights[outside]).sum())
-    return STRENGTHS[int(losses.argmin())]
+            outside_logits[index, outside] = features[outside] @ solution[:, :-1].T + solution[:, -1]
+    truth, heavy = labels.numpy(), weights.numpy()
+    # by the same measure as everything is chosen by: log-loss alone asks for far too much L2 on rare classes
+    merits = [merit(logits.numpy(), truth, heavy) for logits in outside_logits]
+    return STRENGTHS[int(np.argmax(merits))]
 
 
 def _path(features: Tensor, labels: Tensor, weights: Tensor, n_labels: int, *, until: float) -> list[Tensor]:

@@ -30,6 +30,8 @@ from edge_sft.training.scoring import Scorer
 from edge_sft.training.state import Facts, Store
 from edge_sft.training.world import World
 
+BETAS = (0.9, 0.99)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -64,7 +66,8 @@ class FineTuning:
         self._save_every_s = save_every_s
         self._steps = schedule.step_count(train, len(pictures))
         self._names = list(network.learning)
-        self._optimizer = torch.optim.AdamW(network.groups(train), lr=train.learning_rate, foreach=True)
+        self._optimizer = torch.optim.AdamW(network.groups(train), lr=train.learning_rate, betas=BETAS, foreach=True)
+        world.share([value.data for value in network.learning.values()])
         self._start = network.copy()
         self._ema, self._best = network.copy(), network.copy()
 

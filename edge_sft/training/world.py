@@ -19,6 +19,10 @@ class World(Protocol):
         """Replace each tensor by its sum over all processes."""
         ...
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite each tensor with rank 0's."""
+        ...
+
     def agree(self, value: float) -> float:
         """Return rank 0's value everywhere."""
         ...
@@ -31,6 +35,9 @@ class Alone:
     size = 1
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
+        """Leave everything as it is."""
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
         """Leave everything as it is."""
 
     def agree(self, value: float) -> float:
@@ -58,6 +65,11 @@ class Group:
         for part in parts:
             part.copy_(flat[at : at + part.numel()].view_as(part))
             at += part.numel()
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite each tensor with rank 0's."""
+        for tensor in tensors:
+            self._all.broadcast(tensor, src=0)
 
     def agree(self, value: float) -> float:
         """Return rank 0's value everywhere."""
