@@ -1,4 +1,5 @@
-"""Find an INT8 variant that passes its gate: ranges by the method that measures best, sensitive layers left float.
+"""Find an INT8 variant that passes its gate: ranges by the method that measures best, biases corrected, sensitive
+layers left float where needed.
 
 Bounded: three methods on a few validation pictures; then at most five gated attempts.
 """
@@ -14,19 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_sft.bundle.manifest import GateResult
-from edge_sft.export import gating, golden, quantize
+from edge_sft.export import bias, gating, golden, quantize
 from edge_sft.export.gating import Probabilities, Reference
 from edge_sft.export.pictures import Pictures
 from edge_sft.export.quantize import Int8Variant
-from edge_sft.export.ranges import METHODS, Method, Observed, Ranges, ranges
+from edge_sft.export.ranges import METHODS, Method, Observed, Ranges, means, ranges
 from edge_sft.progress import Progress
 
 if TYPE_CHECKING:
     import onnx
 
 _FEW, _FEWEST = 48, 8  # validation pictures that choose the method; that rank layers
-_GROUPS = 24  # layers are ranked in at most this many groups, so that a deep network takes no longer
-_SHARES = (0.1, 0.25, 0.5)  # of the groups, the most sensitive first, that stay float in later attempts
+_GROUPS = 16  # layers are ranked in at most this many groups, so that a deep network takes no longer
+_FLOAT_GROUPS = (1, 2, 4, 8)  # how many groups, the most sensitive first, stay float in later attempts
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def export_int8(
     attempts: list[GateResult] = []
     for keep_float in _exclusions(variant, source, chosen, reference, progress):
         note = f"ranges by {method}" + (f"; {len(keep_float)} layers kept float" if keep_float else "")
-        file = quantize.save(quantize.quantized(source.model, chosen, variant, keep_float), variant, out)
+        file = quantize.save(_made(variant, source, chosen, keep_float), variant, out)
         attempts.append(gating.prove(variant, file, reference, progress, note))
         if attempts[-1].passed:
             return attempts[-1]
@@ -74,15 +75,12 @@ def _best_method(variant: Int8Variant, source: Source, reference: Reference, pro
 def _exclusions(
     variant: Int8Variant, source: Source, chosen: Ranges, reference: Reference, progress: Progress
 ) -> Iterator[list[str]]:
-    """Yield layers to keep float, ever more of them: none; the first and the last; the most sensitive groups."""
-    layers = quantize.layers(source.model)
+    """Yield layers to keep float, ever more of them: none, then the most sensitive groups."""
     yield []
-    ends = [layers[0], layers[-1]]
-    yield ends
     ranked = _by_sensitivity(variant, source, chosen, reference, progress)
-    for share in _SHARES:
-        worst = ranked[: max(1, round(share * len(ranked)))]
-        yield sorted({*ends, *(name for group in worst for name in group)})
+    for count in _FLOAT_GROUPS:
+        if count < len(ranked):
+            yield sorted(name for group in ranked[:count] for name in group)
 
 
 def _by_sensitivity(
@@ -111,9 +109,16 @@ def _outputs(
     reference: Reference,
     pictures: Pictures,
 ) -> Probabilities:
+    graph = _made(variant, source, chosen, keep_float)
     with tempfile.TemporaryDirectory() as scratch:
-        graph = quantize.quantized(source.model, chosen, variant, keep_float)
         return gating.infer(quantize.save(graph, variant, Path(scratch)), reference.task, pictures)
+
+
+def _made(variant: Int8Variant, source: Source, chosen: Ranges, keep_float: Collection[str]) -> onnx.ModelProto:
+    """Quantize once to learn how the weights are rounded, correct the biases, quantize for good."""
+    first = quantize.quantized(source.model, chosen, variant, keep_float)
+    model = bias.corrected(source.model, first, means(source.seen))
+    return quantize.quantized(model, chosen, variant, keep_float)
 
 
 def _divergence(wanted: Probabilities, outputs: Probabilities) -> float:

@@ -31,12 +31,14 @@ _LEVELS = 128  # of int8 magnitudes
 
 @dataclass
 class Observed:
-    """What was seen of one tensor: extremes, and counts of |value| in equal bins from 0 to ``edge``."""
+    """What was seen of one tensor: extremes, counts of |value| in equal bins from 0 to ``edge``, channel sums."""
 
     low: float
     high: float
     edge: float
     counts: NDArray[np.int64]
+    sums: NDArray[np.float64] | None = None
+    pictures: int = 0
 
     @classmethod
     def nothing(cls) -> Observed:
@@ -44,7 +46,11 @@ class Observed:
         return cls(float("inf"), float("-inf"), 0.0, np.zeros(_BINS, dtype=np.int64))
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in one picture's values; the histogram's edge doubles as often as needed."""
+        """Take in one picture's values [1,C,…]; the histogram's edge doubles as often as needed."""
+        if values.ndim in (2, 4):
+            means = values.mean(axis=(0, 2, 3) if values.ndim == 4 else 0, dtype=np.float64)
+            self.sums = means if self.sums is None else self.sums + means
+            self.pictures += 1
         flat = values.reshape(-1)
         self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
         largest = max(abs(self.low), abs(self.high))
@@ -93,6 +99,13 @@ def observe(
 def ranges(seen: dict[str, Observed], method: Method) -> Ranges:
     """Return (low, high) of each tensor by one method."""
     return {name: _range(item, method) for name, item in seen.items()}
+
+
+def means(seen: dict[str, Observed]) -> dict[str, NDArray[np.float32]]:
+    """Return each tensor's average over pictures and places, [C]."""
+    return {
+        name: (item.sums / item.pictures).astype(np.float32) for name, item in seen.items() if item.sums is not None
+    }
 
 
 def _range(item: Observed, method: Method) -> tuple[float, float]:
