@@ -32,10 +32,13 @@ def confusion(basis: Basis) -> Html:
 
 
 def _decisions(basis: Basis) -> Html:
+    return _matrix(_decision_matrix(basis), ("good part", "defect"), ("passed", "rejected"))
+
+
+def _decision_matrix(basis: Basis) -> NDArray[np.float64]:
     scores, task = basis.scores, basis.meta.task
     rejected = defect_scores(scores, task) >= basis.meta.policy.threshold
-    matrix = confusion_matrix(is_defect(scores, task), rejected, 2, scores.weights)
-    return _matrix(matrix, ("good part", "defect"), ("passed", "rejected"))
+    return confusion_matrix(is_defect(scores, task), rejected, 2, scores.weights)
 
 
 def _matrix(matrix: NDArray[np.float64], labels: Sequence[str], columns: Sequence[str]) -> Html:
@@ -110,10 +113,10 @@ def curves(basis: Basis) -> Html | None:
     for (_, precision, receiver), colour in zip(named, _LINES, strict=False):
         left.line(*_thinned(precision), colour)
         right.line(*_thinned(receiver), colour)
-    rates = basis.rates
-    if rates is not None and rates.escape_rate is not None and rates.overkill_rate is not None:
-        found, alarms = 1 - rates.escape_rate, rates.overkill_rate
-        left.dot(found, _height(named[0][1], found), "ink", 5.5)
+    here = operating_point(basis)
+    if here is not None:
+        found, precise, alarms = here
+        left.dot(found, precise, "ink", 5.5)
         right.dot(alarms, found, "ink", 5.5)
     key = [(colour, name) for (name, _, _), colour in zip(named, _LINES, strict=False)]
     panels = [
@@ -127,6 +130,17 @@ def curves(basis: Basis) -> Html | None:
     return section(
         "How well they can be told apart", told, shown, legend(key) if basis.sorting else None, name="curves"
     )
+
+
+def operating_point(basis: Basis) -> tuple[float, float, float] | None:
+    """Return recall, precision and false alarms at the policy's threshold; None where one is undefined."""
+    if basis.sorting:
+        return None
+    passed_good, rejected_good, passed_bad, rejected_bad = _decision_matrix(basis).ravel().tolist()
+    good, bad, rejected = passed_good + rejected_good, passed_bad + rejected_bad, rejected_good + rejected_bad
+    if not (good and bad and rejected):
+        return None
+    return rejected_bad / bad, rejected_bad / rejected, rejected_good / good
 
 
 Named = tuple[str, Curve, Curve]
@@ -164,10 +178,6 @@ def _areas(named: list[Named], which: int) -> Html:
 def _thinned(curve: Curve, most: int = 300) -> tuple[list[float], list[float]]:
     keep = np.unique(np.linspace(0, len(curve.x) - 1, min(most, len(curve.x))).astype(int))
     return curve.x[keep].tolist(), curve.y[keep].tolist()
-
-
-def _height(curve: Curve, x: float) -> float:
-    return float(curve.y[int(np.abs(curve.x - x).argmin())])
 
 
 def calibration(basis: Basis) -> Html:

@@ -56,11 +56,16 @@ def headline(basis: Basis) -> tuple[Child, Child]:
     if whole is None or rates is None:
         missing = "defects" if rates is not None and not rates.defects else "good parts"
         return f"{meta.name}: not enough pictures to judge", f"The {basis.split_words} split has no {missing}."
+    rule = f"A part is rejected when its evidence for a defect reaches {policy.threshold:.3g}. "
+    if not _prevalence_known(basis):  # how many of 1,000 parts are defective is then only a guess: speak of rates
+        escaped, scrapped = (amount(100 * rate) for rate in (rates.escape_rate or 0, rates.overkill_rate or 0))
+        verb = "is" if scrapped == "1" else "are"
+        title = f"Of 100 defects {escaped} slip through, of 100 good parts {scrapped} {verb} scrapped"
+        return title.replace("defects 1 slip", "defects 1 slips"), f"{rule}{measured}{never}"
     title = (
         f"Of 1,000 parts, {amount(whole.escapes)} {_plural(whole.escapes, 'defect slips', 'defects slip')} through "
         f"and {amount(whole.scrapped)} good {_plural(whole.scrapped, 'part is', 'parts are')} scrapped"
     )
-    rule = f"A part is rejected when its evidence for a defect reaches {policy.threshold:.3g}. "
     return title, f"{rule}{measured}{never}"
 
 
@@ -141,13 +146,20 @@ def _prevalence(basis: Basis) -> str:
     policy = basis.meta.policy
     if policy.prevalence is None:
         return "Counting as many defects as there are among the pictures."
-    given = basis.section is not None and basis.section.prevalence is not None
-    if not given and _is_share_of_validation(basis, policy.prevalence):
+    if not _prevalence_known(basis):
         return (
             f"{share(policy.prevalence)} of them defective, as among your validation pictures. If the line has fewer, "
             f"put its share into the recipe: [policy] prevalence."
         )
     return f"{share(policy.prevalence)} of them defective, as the recipe says."
+
+
+def _prevalence_known(basis: Basis) -> bool:
+    """Tell whether the recipe gave the line's share of defects, rather than the pictures."""
+    prevalence = basis.meta.policy.prevalence
+    if basis.section is not None and basis.section.prevalence is not None:
+        return True
+    return prevalence is not None and not _is_share_of_validation(basis, prevalence)
 
 
 def _is_share_of_validation(basis: Basis, prevalence: float) -> bool:
@@ -232,8 +244,9 @@ def threshold(basis: Basis) -> Html | None:
     inside = [tick for tick in ticks if low <= tick[0] <= high]
     x = Axis(low, high, inside, "threshold on the evidence for a defect")
     costs = Frame(x, nice_axis(1000 * float(curve.cost.max()), lambda v: f"{v:,.4g}"), height=280)
-    costs.line(odds.tolist(), (1000 * curve.observed_cost).tolist(), "bar", width=1.2)
-    costs.line(odds.tolist(), (1000 * curve.cost).tolist(), "brand")
+    shown = (odds >= low) & (odds <= high)
+    costs.line(odds[shown].tolist(), (1000 * curve.observed_cost[shown]).tolist(), "bar", width=1.2)
+    costs.line(odds[shown].tolist(), (1000 * curve.cost[shown]).tolist(), "brand")
     here = float(log_odds(np.array([policy.threshold]))[0])
     at = float(np.interp(here, odds, 1000 * curve.cost))
     costs.upright(here, f"threshold {policy.threshold:.3g}")

@@ -11,6 +11,8 @@ from edge_sft.checkpoint import Scores
 from edge_sft.errors import DataError
 from edge_sft.metrics.plant import plant_rates
 from edge_sft.recipe import PolicySection
+from edge_sft.report.accuracy_section import operating_point
+from edge_sft.report.basis import choose_basis
 from edge_sft.report.model_page import render
 
 
@@ -36,6 +38,26 @@ def test_the_headline_is_in_parts(made: Any) -> None:
     assert "3 % of them defective, as" in page
     assert "You have 50 defects; a claim of ≤ 0.1 % escapes needs about 3,000" in page
     assert "200 test pictures that neither trained the model nor chose its threshold" in page
+
+
+def test_without_the_lines_share_of_defects_the_headline_speaks_of_rates(made: Any) -> None:
+    meta, scores = made.both()
+    page = words(render(meta, scores, (), nothing))
+    assert "Of 100 defects" in page[: page.index("Measured on")]
+    assert "25 % of them defective, as among your validation pictures. If the line has fewer" in page
+
+
+def test_the_dot_on_the_curves_is_the_threshold(made: Any) -> None:
+    meta, scores = made.both(escape_cost=300.0)  # a low threshold: much overkill
+    basis = choose_basis(meta, scores)
+    rates = basis.rates
+    assert rates is not None
+    found, precise, alarms = operating_point(basis) or (0, 0, 0)
+    caught = rates.defects - rates.escaped
+    assert found == pytest.approx(caught / rates.defects)
+    assert precise == pytest.approx(caught / (caught + rates.scrapped))
+    assert alarms == pytest.approx(rates.scrapped / rates.goods)
+    assert rates.scrapped > 5
 
 
 def test_the_dots_are_a_thousand(made: Any) -> None:
@@ -117,7 +139,7 @@ def test_no_mistakes_are_good_news(made: Any) -> None:
     scores = {"val": made.scores((50, 20, 20), apart=20.0), "test": made.scores((50, 20, 20), seed=1, apart=20.0)}
     page = words(render(made.meta(scores), scores, (), nothing))
     assert "Mistakes None among 90 pictures" in page
-    assert "Of 1,000 parts, 0 defects slip through and 0 good parts are scrapped" in page
+    assert "Of 100 defects 0 slip through, of 100 good parts 0 are scrapped" in page
     assert "at most" in page
 
 
