@@ -43,7 +43,10 @@ def check(
     dataset = _with_facts(dataset, progress)
     progress.start("Comparing pictures", 1)
     exact = exact_clusters(dataset)
-    near = near_clusters(dataset, lookalikes(dataset.items, dataset.facts))
+    alike = dataset.alike
+    if alike is None:
+        alike = tuple(lookalikes([item.sha256 for item in dataset.items], dataset.facts))
+    near = near_clusters(dataset, alike)
     progress.advance(1, note=f"{len(exact)} exact, {len(near)} near")
     balance = tuple(_count(recipe, dataset, label) for label in dataset.labels)
     spread = spreads(dataset)
@@ -92,7 +95,8 @@ def _with_facts(dataset: Dataset, progress: Progress) -> Dataset:
         else:
             broken.append(Quarantined(item.id, result))
         progress.advance(1)
-    return replace(dataset, items=tuple(items), facts=tuple(facts), quarantined=(*dataset.quarantined, *broken))
+    left = (*dataset.quarantined, *broken)
+    return replace(dataset, items=tuple(items), facts=tuple(facts), quarantined=left, alike=None)
 
 
 def _named(

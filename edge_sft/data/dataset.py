@@ -83,7 +83,8 @@ class Dataset:
     """Everything a training needs to know about the data; ``items`` are sorted by id.
 
     ``facts`` go with ``items`` one to one (empty where nobody read the pictures); ``notes`` are sentences about
-    what the reader left aside on purpose (files that are no pictures, unknown manifest columns).
+    what the reader left aside on purpose (files that are no pictures, unknown manifest columns); ``alike`` are index
+    pairs of near-duplicates (None where nobody compared).
     """
 
     root: Path
@@ -92,6 +93,7 @@ class Dataset:
     quarantined: tuple[Quarantined, ...] = ()
     facts: tuple[PictureFacts, ...] = field(default=(), repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    alike: tuple[tuple[int, int], ...] | None = field(default=None, repr=False, compare=False)
 
     def split(self, name: SplitName) -> tuple[Item, ...]:
         """Return the items of one split, sorted by id."""

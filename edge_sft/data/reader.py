@@ -43,15 +43,17 @@ def open_dataset(recipe: Recipe, progress: Progress = Silent()) -> Dataset:  # n
     entries, seen, broken = _read(listing.entries, progress)
     if not entries:
         raise DataError(str(root), f"has no readable picture ({_reasons(broken)})", "Run: edge-sft check")
-    items = _items(entries, seen, recipe.data.split)
-    order = sorted(range(len(items)), key=lambda index: items[index].id)
+    progress.start("Comparing pictures", 1)
+    alike = lookalikes([look.sha256 for look in seen], [look.facts for look in seen])
+    progress.advance(1, note=f"{len(alike)} pairs alike" if alike else "")
     dataset = Dataset(
         root=root,
         labels=recipe.task.labels,
-        items=tuple(items[i] for i in order),
+        items=tuple(_items(entries, seen, alike, recipe.data.split)),
         quarantined=tuple(sorted((*listing.quarantined, *broken), key=lambda left: left.id)),
-        facts=tuple(seen[i].facts for i in order),
+        facts=tuple(look.facts for look in seen),
         notes=listing.notes,
+        alike=tuple(alike),
     )
     _check_trainable(dataset)
     _check_frozen(dataset, recipe.data.split.frozen_test)
@@ -74,9 +76,9 @@ def owner_groups(ids: Sequence[str], pattern: str | None) -> list[str | None]:
     return [None if match is None else (match.group(1) if regex.groups else match.group()) or None for match in found]
 
 
-def lookalikes(members: Sequence[splitting.Member | Item], facts: Sequence[PictureFacts]) -> list[tuple[int, int]]:
-    """Return index pairs of near-duplicates, whatever the order of the pictures."""
-    order = sorted(range(len(members)), key=lambda index: (members[index].sha256, index))
+def lookalikes(contents: Sequence[str], facts: Sequence[PictureFacts]) -> list[tuple[int, int]]:
+    """Return index pairs of near-duplicates; the pictures' SHA-256 make it independent of their order."""
+    order = sorted(range(len(contents)), key=lambda index: (contents[index], index))
     pairs = similar.near_pairs([facts[index].thumbnail for index in order])
     return [(order[pair.first], order[pair.second]) for pair in pairs]
 
@@ -107,15 +109,17 @@ def _read(listed: Sequence[Listed], progress: Progress) -> tuple[list[Listed], l
     return entries, seen, broken
 
 
-def _items(entries: Sequence[Listed], seen: Sequence[Seen], split: SplitSection) -> list[Item]:
+def _items(
+    entries: Sequence[Listed], seen: Sequence[Seen], alike: Sequence[tuple[int, int]], split: SplitSection
+) -> list[Item]:
     by_regex = owner_groups([entry.id for entry in entries], split.group)
     groups = [entry.group or found for entry, found in zip(entries, by_regex, strict=True)]
     members = [
         splitting.Member(look.sha256, entry.label, group, entry.split)
         for entry, look, group in zip(entries, seen, groups, strict=True)
     ]
-    alike = lookalikes(members, [look.facts for look in seen]) if split.near_duplicates else []
-    placed = splitting.place(members, alike, val=split.val, test=split.test, seed=split.seed)
+    joined = alike if split.near_duplicates else ()
+    placed = splitting.place(members, joined, val=split.val, test=split.test, seed=split.seed)
     return [
         Item(
             id=entry.id,

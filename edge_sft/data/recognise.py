@@ -133,7 +133,8 @@ def _manifest(path: Path, root: Path) -> Listing | None:
     if "path" not in columns or "label" not in columns:
         return None
     listing = manifests.read_manifest(path, root)
-    return listing if any(entry.path.exists() for entry in listing.entries) else None
+    # Path.exists raises on names too long, which a manifest may hold
+    return listing if any(os.path.exists(entry.path) for entry in listing.entries) else None  # noqa: PTH110
 
 
 def _only_folder(root: Path) -> Path | None:
@@ -173,6 +174,10 @@ def _opening(found: _Found, folder: Path) -> list[str]:
     rare = [label for label, count in counts.items() if count < 10]
     if rare:
         lines.append(_one_line(f"WARNING: fewer than 10 pictures of {', '.join(rare)}: results will be a guess."))
+    folded = Counter("".join(label.casefold().split()) for label in counts)
+    twins = [label for label in counts if folded["".join(label.casefold().split())] > 1]
+    if twins:
+        lines.append(_one_line(f"WARNING: these labels differ by case or blanks only: {', '.join(sorted(twins))}."))
     if found.listing.quarantined:
         lines.append(f"WARNING: {len(found.listing.quarantined)} files were left out; edge-sft check names them.")
     return [*lines, *(_one_line(note) for note in (*found.remarks, *found.listing.notes)), ""]

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from edge_sft.data.looking import look
 from edge_sft.data.manifest import read_manifest
+from edge_sft.data.reader import open_dataset
 from edge_sft.errors import DataError
 
 
@@ -96,3 +98,13 @@ def test_what_means_nothing_is_refused_in_one_line(write, tmp_path):
         read_manifest(tmp_path / "none.csv", tmp_path)
     with pytest.raises(DataError, match="is no CSV at line 2"):
         read_manifest(write("path,label\n" + "x" * 200_000 + ",ok\n"), tmp_path)
+
+
+def test_hostile_paths_are_quarantined_by_the_reader(write, tmp_path, pool, recipe):
+    root = pool(ok=6, bad=6)
+    rows = [f"{label}/{label}{i:03d}.png,{label}" for label in ("ok", "bad") for i in range(6)]
+    rows += ["x" * 300 + ".png,ok", "y\\" + "x" * 300 + ".png,bad", "ok,ok", "/dev/zero,ok", "NUL,bad"]
+    dataset = open_dataset(recipe(root, "ok", "bad", manifest=write("path,label\n" + "\n".join(rows))))
+    assert len(dataset.items) == 12
+    assert len(dataset.quarantined) == 5
+    assert "null byte" in look(tmp_path / "a\0b.png")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
+import zlib
 from collections import Counter
 
 import cv2
@@ -231,3 +233,13 @@ def test_a_frozen_test_split_is_insisted_on(pool, recipe, picture, save):
     assert open_dataset(recipe(root, "ok", "bad", frozen_test=frozen)).test_fingerprint == frozen
     save(dataset.split("test")[0].path, picture(4321))
     assert "frozen_test" in refusal(recipe(root, "ok", "bad", frozen_test=frozen))
+
+
+def test_a_picture_that_would_not_fit_in_memory_is_quarantined(pool, recipe):
+    root = pool(ok=5, bad=5)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(bytes(60_000)), b"IEND"]
+    packed = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    (root / "ok" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + packed)
+    dataset = open_dataset(recipe(root, "ok", "bad"))
+    assert [left.id for left in dataset.quarantined] == ["ok/bomb.png"]

@@ -151,3 +151,7 @@ def test_nothing_to_learn_from(pool, tmp_path):
     (tmp_path / "parts" / "bad" / "x.png").write_text("no")
     with pytest.raises(DataError, match="no readable picture"):
         draft_recipe(tmp_path / "parts")
+
+
+def test_labels_that_differ_by_case_only_are_pointed_out(pool, drafted):
+    assert "differ by case or blanks only: OK, ok" in drafted(pool(OK=3, ok=3, bad=3))[1]

@@ -10,7 +10,7 @@ import pytest
 from edge_sft import recipe as recipes
 from edge_sft import strict_toml
 from edge_sft.data.checking import check
-from edge_sft.data.reader import lookalikes, open_dataset
+from edge_sft.data.reader import open_dataset
 from edge_sft.data.recognise import draft_recipe
 
 
@@ -43,7 +43,7 @@ def test_published_splits_are_kept_to_the_picture(shared, name, count, sides, ok
 def test_magnetic_tiles_near_duplicates_are_the_same_tile(shared):
     """The published groups say which pictures show one tile: joins must agree with them."""
     dataset = open_dataset(drafted(shared("magnetic_tile")))
-    pairs = lookalikes(dataset.items, dataset.facts)
+    pairs = dataset.alike
     same = sum(dataset.items[i].given_group == dataset.items[j].given_group for i, j in pairs)
     assert len(pairs) > 1000
     assert same / len(pairs) > 0.99
