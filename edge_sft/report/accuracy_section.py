@@ -23,7 +23,7 @@ _LINES = ("brand", "escape", "overkill", "good")
 def confusion(basis: Basis) -> Html:
     """The confusion matrix; beyond 16 labels the most frequent confusions as a list."""
     matrix, labels = basis.evaluation.confusion, basis.meta.task.labels
-    told = f"Rows are what the part is; {basis.split_words} pictures."
+    told = f"Rows are what the part is, columns what the model makes of it; {basis.split_words} pictures."
     shown = _matrix(matrix, labels, labels) if len(labels) <= _LARGEST_MATRIX else _pairs(matrix, labels)
     if not basis.sorting:
         named = el("div", el("h3", "Most probable label"), shown)
@@ -189,9 +189,10 @@ def calibration(basis: Basis) -> Html:
         frame.whisker(part.confidence, part.low, part.high, "brand")
         frame.dot(part.confidence, part.accuracy, "brand")
     error = calibration_error(scores.probabilities, scores.labels, scores.weights)
+    off = share(error) if error >= 0.001 else "less than 0.1\u00a0%"
     told = f"How often it is right ({count(len(scores.labels), 'picture')}, exact 95 % bounds)"
     explained = (
-        f"On average its confidence is off by {share(error)} (expected calibration error, bins of equal number; "
+        f"On average its confidence is off by {off} (expected calibration error, bins of equal number; "
         f"temperature {basis.meta.temperature:.3g}, fitted on validation). Points on the dashed line keep their word; "
         f"below it the model is too sure of itself, above it too modest."
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_sft.metrics.cost import log_odds
-from edge_sft.metrics.plant import choose, claim, curve_of, defect_scores, is_defect
+from edge_sft.metrics.intervals import upper_bound
+from edge_sft.metrics.plant import PlantRates, choose, claim, curve_of, defect_scores, is_defect, percent
 from edge_sft.report.basis import Basis
 from edge_sft.report.charts import Axis, Frame, nice_axis, parts
 from edge_sft.report.markup import Child, Html, el
@@ -52,6 +53,7 @@ def headline(basis: Basis) -> tuple[Child, Child]:
     whole, rates = thousand(basis), basis.rates
     if basis.sorting:
         wrong = 1000 * (1 - basis.evaluation.accuracy.value)
+        never = " that did not train the model." if basis.split == "test" else "."
         return f"Of 1,000 parts, {amount(wrong)} are sorted wrongly", f"{measured}{never}"
     if whole is None or rates is None:
         missing = "defects" if rates is not None and not rates.defects else "good parts"
@@ -61,12 +63,21 @@ def headline(basis: Basis) -> tuple[Child, Child]:
         escaped, scrapped = (amount(100 * rate) for rate in (rates.escape_rate or 0, rates.overkill_rate or 0))
         verb = "is" if scrapped == "1" else "are"
         title = f"Of 100 defects {escaped} slip through, of 100 good parts {scrapped} {verb} scrapped"
-        return title.replace("defects 1 slip", "defects 1 slips"), f"{rule}{measured}{never}"
+        return title.replace("defects 1 slip", "defects 1 slips"), f"{rule}{measured}{never}{_at_most(rates)}"
     title = (
         f"Of 1,000 parts, {amount(whole.escapes)} {_plural(whole.escapes, 'defect slips', 'defects slip')} through "
         f"and {amount(whole.scrapped)} good {_plural(whole.scrapped, 'part is', 'parts are')} scrapped"
     )
-    return title, f"{rule}{measured}{never}"
+    return title, f"{rule}{measured}{never}{_at_most(rates)}"
+
+
+def _at_most(rates: PlantRates) -> str:
+    """A headline of few pictures must not go without its bounds; nothing where they would be no claim."""
+    if not rates.exact:
+        return ""
+    bounds = (upper_bound(rates.escaped, rates.defects), upper_bound(rates.scrapped, rates.goods))
+    escapes, scrapped = (percent(bound, up=True).replace(" ", "\u00a0") for bound in bounds)
+    return f" With 95\u00a0% confidence: at most {escapes} of the defects and {scrapped} of the good parts."
 
 
 def decision(basis: Basis) -> Html:
@@ -243,8 +254,9 @@ def threshold(basis: Basis) -> Html | None:
     ticks = [(float(log_odds(np.array([t]))[0]), f"{t:g}") for t in _TICKS]
     inside = [tick for tick in ticks if low <= tick[0] <= high]
     x = Axis(low, high, inside, "threshold on the evidence for a defect")
-    costs = Frame(x, nice_axis(1000 * float(curve.cost.max()), lambda v: f"{v:,.4g}"), height=280)
     shown = (odds >= low) & (odds <= high)
+    highest = 1000 * float(np.maximum(curve.cost, curve.observed_cost)[shown].max())
+    costs = Frame(x, nice_axis(highest, lambda v: f"{v:,.4g}"), height=280)
     costs.line(odds[shown].tolist(), (1000 * curve.observed_cost[shown]).tolist(), "bar", width=1.2)
     costs.line(odds[shown].tolist(), (1000 * curve.cost[shown]).tolist(), "brand")
     here = float(log_odds(np.array([policy.threshold]))[0])

@@ -27,7 +27,7 @@ def gates(results: tuple[GateResult, ...]) -> Html | None:
         "variant",
         "",
         "right → wrong",
-        "its exact 95 %",
+        "its exact 95\u00a0%",
         "wrong → right",
         "net loss",
         "tolerance",

@@ -140,7 +140,7 @@ def test_no_mistakes_are_good_news(made: Any) -> None:
     page = words(render(made.meta(scores), scores, (), nothing))
     assert "Mistakes None among 90 pictures" in page
     assert "Of 100 defects 0 slip through, of 100 good parts 0 are scrapped" in page
-    assert "at most" in page
+    assert "With 95 % confidence: at most 7.3 % of the defects and 5.9 % of the good parts" in page
 
 
 def test_the_gates_table(made: Any) -> None:
