@@ -47,7 +47,9 @@ def copies(dataset: Dataset, exact: Sequence[Lookalikes], near: Sequence[Lookali
                 "error" if clusters is exact else "warning",
                 "conflicting-labels",
                 f"{_count(len(conflicts), 'time')} {word} has different labels, for example {_example(conflicts[0])}.",
-                "One label is wrong: keep the right one." if clusters is exact else "Look at them side by side.",
+                "One label is wrong: keep the right one."
+                if clusters is exact
+                else "Look at them side by side: a label is wrong, or the little that differs (brightness too) decides.",
                 _ids(conflicts),
             )
     for clusters, word in ((exact, "copies"), (near, "near-copies")):
