@@ -62,7 +62,7 @@ def build_bundle(recipe_path: Path, out: Path, key: Path) -> Built:
         check_page = _check(recipe, dataset, out, bar)
         meta = _train(recipe, text, dataset, out / "checkpoint", bar)
         exported = _export(recipe, meta, dataset, out, bar)
-    report = _report(out, meta, exported, dataset)
+    report = _report(recipe, out, meta, exported, dataset)
     bundle = _bundle(out, exported, report, private_key)
     return Built(bundle, out / "checkpoint", out / "report.html", check_page, meta, exported)
 
@@ -124,12 +124,14 @@ def _export_digest(recipe: Recipe, meta: CheckpointMeta) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
-def _report(out: Path, meta: CheckpointMeta, exported: ExportResult, dataset: Dataset) -> str:
+def _report(recipe: Recipe, out: Path, meta: CheckpointMeta, exported: ExportResult, dataset: Dataset) -> str:
     from edge_sft import checkpoint as checkpoints
     from edge_sft import durable
     from edge_sft.report import model_page
 
-    html = model_page.render(meta, checkpoints.read_scores(out / "checkpoint"), exported.gates, pictures_of(dataset))
+    html = model_page.render(
+        meta, checkpoints.read_scores(out / "checkpoint"), exported.gates, pictures_of(dataset), section=recipe.policy
+    )
     durable.write_text(out / "report.html", html)
     return html
 
