@@ -168,7 +168,8 @@ def trusted(directory: Path) -> list[PublicKey]:
     Raises:
         UserError: A file in the folder is no Ed25519 public key: trust is never guessed.
     """
-    return [load_public(path) for path in sorted((directory / TRUSTED).glob("*.pem"))]
+    found = [load_public(path) for path in sorted((directory / TRUSTED).glob("*.pem"))]
+    return [PublicKey(key.name.removesuffix(f"-{key.key_id}"), key.raw) for key in found]
 
 
 def _private_pem(key: PrivateKey, passphrase: bytes | None) -> bytes:

@@ -11,7 +11,7 @@ from edge_sft.cli.console import console
 from edge_sft.cli.paths import keys_directory
 
 if TYPE_CHECKING:
-    from edge_sft.bundle.manifest import Manifest
+    from edge_sft.bundle.manifest import GateResult, Manifest
     from edge_sft.bundle.reading import VerifiedBundle
 
 BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .edge file.")]
@@ -62,22 +62,24 @@ def _verified(bundle: Path, directory: Path | None) -> VerifiedBundle:
     return reading.open_verified(bundle, keys.trusted(directory or keys_directory()))
 
 
-def _show(manifest: Manifest) -> None:
-    from rich.table import Table
+def gate_line(gate: GateResult) -> str:
+    """Say in one line how a variant compared with the model it was made from."""
+    start = f"{gate.variant:<9} {'passed' if gate.passed else 'LEFT OUT'}  "
+    flips = f"{gate.right_to_wrong} right→wrong, {gate.wrong_to_right} wrong→right of {gate.pictures}"
+    points = f"net loss {gate.net_loss_points:.2f} of {gate.tolerance_points:.2f} points allowed"
+    return f"{start}{flips}, {points}" + (f" ({gate.note})" if gate.note else "")
 
+
+def _show(manifest: Manifest) -> None:
     height, width = manifest.preprocess.height, manifest.preprocess.width
-    console.print(f"[bold]{manifest.name} {manifest.version}[/], {manifest.task.kind}, {width}×{height} pixels")
-    console.print(f"made      {manifest.created_at} by {manifest.made_by}")
-    console.print(
-        f"labels    {', '.join(manifest.task.labels)}  (good: {', '.join(manifest.task.ok_labels) or 'none'})"
-    )
-    gates = Table(title="Gates: each variant against the checkpoint, validation pictures", title_justify="left")
-    for column in ("variant", "passed", "pictures", "right→wrong", "wrong→right", "net loss", "allowed", "note"):
-        gates.add_column(column)
-    for gate in manifest.gates:
-        row = (gate.variant, "yes" if gate.passed else "NO", str(gate.pictures), str(gate.right_to_wrong))
-        loss = (f"{gate.net_loss_points:.2f}", f"{gate.tolerance_points:.2f}", gate.note)
-        gates.add_row(*row, str(gate.wrong_to_right), *loss)
-    console.print(gates)
-    for entry in manifest.files:
-        console.print(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}  {entry.name}")
+    good = ", ".join(manifest.task.ok_labels) or "none"
+    lines = [
+        f"{manifest.name} {manifest.version}: {manifest.task.kind}, {width}×{height} pixels",
+        f"made {manifest.created_at} by {manifest.made_by}",
+        f"labels {', '.join(manifest.task.labels)}; good: {good}",
+        "variants, against the model they were made from, on validation pictures:",
+        *(f"  {gate_line(gate)}" for gate in manifest.gates),
+        "files:",
+        *(f"  {entry.size_bytes:>12,} bytes  {entry.sha256[:16]}  {entry.name}" for entry in manifest.files),
+    ]
+    console.print("\n".join(lines), markup=False)

@@ -74,17 +74,10 @@ def _found(path: str, checkpoint: Path) -> Path:
 
 
 def _show(result: ExportResult) -> None:
-    from rich.table import Table
+    from edge_sft.cli.bundle import gate_line
 
-    pictures = result.gates[0].pictures
-    table = Table(title=f"Against the model itself, on {pictures} validation pictures", title_justify="left")
-    for column in ("variant", "size", "right→wrong", "wrong→right", "net loss", "allowed", "", "note"):
-        table.add_column(column)
     for gate in result.gates:
         file = result.files.get(gate.variant)
-        size = f"{file.stat().st_size / 1e6:.1f} MB" if file else ""
-        flips = (str(gate.right_to_wrong), str(gate.wrong_to_right))
-        points = (f"{gate.net_loss_points:.2f}", f"{gate.tolerance_points:.2f}")
-        table.add_row(gate.variant, size, *flips, *points, "passed" if gate.passed else "[bold]LEFT OUT[/]", gate.note)
-    console.print(table)
-    console.print(f"Variants  {result.golden.parent}", soft_wrap=True, markup=False)
+        size = f"{file.stat().st_size / 1e6:.1f} MB" if file else "–"
+        console.print(f"{size:>9}  {gate_line(gate)}", markup=False)
+    console.print(f"\nVariants  {result.golden.parent}", markup=False)
