@@ -55,6 +55,7 @@ class Predictor:
         policy: The active decision rule.
         memory_mb: Growth of resident memory by loading, MiB; 0.0 where the system does not tell.
         deadline_ms: After this age of a sample there is no decision any more; None = no deadline.
+        note: Why not the slot runs that was meant to (`from_device`); None normally, worth an alarm otherwise.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Predictor:
         self.policy = policy
         self.memory_mb = 0.0
         self.deadline_ms = deadline_ms
+        self.note: str | None = None
         self._engine = engine
         self._preprocess = manifest.preprocess
         self._input = manifest.task.inputs[0].name
@@ -126,11 +128,16 @@ class Predictor:
 
     @classmethod
     def from_device(
-        cls, root: Path, pipeline: str = "main", *, threads: int | None = None, deadline_ms: float | None = None
+        cls, root: Path | str, pipeline: str = "main", *, threads: int | None = None, deadline_ms: float | None = None
     ) -> Predictor:
-        """Load what is deployed on this device, after verifying its files; see `SlotStore.verified`, `open`."""
+        """Load what is deployed on this device, after verifying its files; see `SlotStore.verified`, `open`.
+
+        Where the current slot is damaged and the previous one runs instead, ``note`` says so.
+        """
         slot = SlotStore(Path(root), pipeline).verified()
-        return cls.open(slot.path, threads=threads, deadline_ms=deadline_ms)
+        predictor = cls.open(slot.path, threads=threads, deadline_ms=deadline_ms)
+        predictor.note = slot.note
+        return predictor
 
     @classmethod
     def from_bundle(

@@ -263,9 +263,11 @@ def test_from_device_falls_back_when_the_current_slot_rots(tmp_path: Path, small
         digests.append(bundle.digest)
     with Predictor.from_device(tmp_path / "root") as predictor:
         assert predictor.model.digest == digests[1]
+        assert predictor.note is None
     (slot.path / "fp32.onnx").write_bytes(b"rot")
     with Predictor.from_device(tmp_path / "root") as predictor:
         assert predictor.model.digest == digests[0]
+        assert "serving the previous slot" in str(predictor.note)
 
 
 def test_a_slot_exchanged_while_it_is_loaded_is_refused(
