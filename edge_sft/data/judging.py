@@ -49,7 +49,7 @@ def copies(dataset: Dataset, exact: Sequence[Lookalikes], near: Sequence[Lookali
                 f"{_count(len(conflicts), 'time')} {word} has different labels, for example {_example(conflicts[0])}.",
                 "One label is wrong: keep the right one."
                 if clusters is exact
-                else "Look at them side by side: a label is wrong, or the little that differs (brightness too) decides.",
+                else "Look at them side by side: a label is wrong, or what little differs (brightness too) matters.",
                 _ids(conflicts),
             )
     for clusters, word in ((exact, "copies"), (near, "near-copies")):
