@@ -40,7 +40,9 @@ def progress() -> Iterator[Progress]:
 
         def advance(self, units: int = 1, note: str = "") -> None:
             if self.task is not None:
-                bars.update(self.task, advance=units, **({"note": note} if note else {}))
+                bars.advance(self.task, units)
+                if note:
+                    bars.update(self.task, note=note)
 
     with bars:
         yield Drawn()

@@ -177,12 +177,13 @@ trigger = {{ kind = "filename", pattern = '(?P<part_id>part\\d+)' }}
 def _listen(heard: _Heard, running: Any, config: Path, work: Path) -> None:
     """Subscribe with a plain MQTT client, start the real agent as a process of its own, draw what arrives."""
     import paho.mqtt.client as mqtt
+    from paho.mqtt.enums import CallbackAPIVersion
 
     from edge_sft.prediction import Envelope
 
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="edge-sft-demo")
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="edge-sft-demo")
     client.username_pw_set(running.username, Path(running.password_file).read_text(encoding="utf-8").strip())
-    client.on_message = lambda _c, _u, message: heard.envelopes.append(Envelope.from_json(message.payload))
+    client.on_message = lambda _c, _u, message: heard.envelopes.append(Envelope.from_json(bytes(message.payload)))
     client.connect(running.host, running.port)
     client.subscribe("edge-sft/v1/demo/line1/pc1/main/prediction", qos=1)
     client.loop_start()
