@@ -280,7 +280,7 @@ def test_killed_and_started_again_it_goes_on_where_it_was(
     (epoch,) = {one.epoch for one in heard.envelopes()}
     numbers = {one.seq for one in heard.envelopes()}
     assert numbers == set(range(len(numbers)))
-    assert len(numbers) < written + 60  # only what was under way when it was killed is decided again
+    assert len(numbers) < written + 150  # what was under way when it was killed is decided again, not all
     assert len(epoch) == 16
 
 
