@@ -138,7 +138,7 @@ def _eight_bits(frame: NDArray[Any], depth_range: tuple[int, int] | None) -> NDA
         raise DataError("frame", f"has dtype {frame.dtype}", "Frames are uint8 or uint16.")
     low, high = depth_range or (0, 65535)
     scaled = (frame.astype(np.float32) - low) * (255.0 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8), dtype=np.uint8)
 
 
 def _three_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
