@@ -14,6 +14,7 @@ from edge_sft.recipe import Recipe
 _SHOWN = 5
 _MANY_BROKEN = 0.2  # of all files: not some bad pictures but a bad copy
 _LEAK_ERROR = 0.01  # of the test pictures: more would move a result by as much
+_SERIES = 0.2  # of the pictures with a near-copy: no accident but the way they were taken
 _FEW = 10  # pictures of a label to train on
 _USUAL_CLAIM = 0.001  # what plants ask for where the recipe names no rate
 
@@ -76,14 +77,24 @@ def copies(dataset: Dataset, exact: Sequence[Lookalikes], near: Sequence[Lookali
             _ids(kept),
         )
     if near:
-        yield Finding(
-            "note",
-            "near-duplicates",
-            f"{_count(sum(len(c.ids) for c in near), 'picture')} form {_count(len(near), 'cluster')} of nearly equal "
-            f"ones (the largest has {max(len(c.ids) for c in near)}).",
-            "A pool is cut so that each cluster stays on one side; they tell a model less than so many parts would.",
-            _ids(near),
+        yield _repeated(dataset, near)
+
+
+def _repeated(dataset: Dataset, near: Sequence[Lookalikes]) -> Finding:
+    """Judge near-duplicates as such: so many of them mean that parts were photographed several times."""
+    number = sum(len(cluster.ids) for cluster in near)
+    text = (
+        f"{_count(number, 'picture')} form {_count(len(near), 'cluster')} of nearly equal ones "
+        f"(the largest has {max(len(cluster.ids) for cluster in near)})."
+    )
+    if number > _SERIES * len(dataset.items) and not any(item.given_group for item in dataset.items):
+        remedy = (
+            "Parts seem to be photographed several times, and not every such pair can be recognised: name the part in "
+            "a manifest's group column or by data.split.group, or results are flattered."
         )
+        return Finding("warning", "near-duplicates", text, remedy, _ids(near))
+    remedy = "A pool is cut so that each cluster stays on one side; they tell a model less than so many parts would."
+    return Finding("note", "near-duplicates", text, remedy, _ids(near))
 
 
 def groups(dataset: Dataset) -> Iterator[Finding]:

@@ -50,7 +50,11 @@ def test_magnetic_tiles_near_duplicates_are_the_same_tile(shared):
 
 
 def test_a_pool_of_magnetic_tiles_is_cut_without_tearing_lookalikes(shared):
-    dataset = open_dataset(drafted(shared("magnetic_tile") / "images"))
+    recipe = drafted(shared("magnetic_tile") / "images")
+    dataset = open_dataset(recipe)
+    repeated = next(f for f in check(recipe, dataset).findings if f.kind == "near-duplicates")
+    assert repeated.severity == "warning"  # joins find half of what the published groups know: groups are needed
+    assert "group" in repeated.remedy
     sides = defaultdict(set)
     for item in dataset.items:
         if item.group is not None:
