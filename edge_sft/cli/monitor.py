@@ -55,7 +55,7 @@ def monitor(
         link.subscribe(wanted, lambda topic, payload: inbox.put((topic, payload)), qos=0)
     ends_at = None if duration is None else time.monotonic() + duration
     with link:
-        link.wait_connected(10.0)
+        link.wait_connected(3.0)
         with Live(console=console, refresh_per_second=4, auto_refresh=False) as live:
             while ends_at is None or time.monotonic() < ends_at:
                 time.sleep(0.25)
@@ -66,18 +66,22 @@ def monitor(
 
 
 def _table(board: Board, now_s: float, note: str) -> Table:
+    """Draw the board; legible on 80 columns."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=note or None, caption="nothing received yet" if not board.pipelines else None)
-    for heading in ("device", "pipeline", "", "per s", *VERDICTS, "late", "dropped", "age", "last decisions"):
-        table.add_column(heading, overflow="fold")
+    caption = None if board.pipelines else "nothing received yet"
+    table = Table(title=note or None, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("pipeline", overflow="fold", min_width=12)
+    for heading in ("", "per s", "ok", "nok", "unsure", "none", "late", "lost", "age"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    table.add_column("last decisions", overflow="ellipsis", no_wrap=True)
     for (device, pipeline), view in sorted(board.pipelines.items()):
         online = board.online(device, now_s)
         age_s = view.age_s(now_s)
         counts = (f"[{colour}]{view.counts[verdict]}[/]" for verdict, colour in VERDICTS.items())
         table.add_row(
-            device.removeprefix(board.prefix + "/"),
-            pipeline,
+            f"{device.removeprefix(board.prefix + '/')}/{pipeline}",
             "[green]online[/]" if online else "[red]offline[/]",
             f"{view.per_s(now_s):.1f}",
             *counts,
@@ -96,5 +100,5 @@ def _last(view: PipelineView) -> str:
     for decision in view.last:
         what = decision.part_id or decision.name or ""
         why = decision.label or decision.reason or ""
-        said.append(f"[{VERDICTS[decision.verdict]}]{decision.verdict}[/] {escape(f'{what} {why}'.strip())}")
+        said.append(f"[{VERDICTS[decision.verdict]}]{escape(f'{what} {why}'.strip())}[/]")
     return "\n".join(said)

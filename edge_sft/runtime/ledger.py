@@ -24,6 +24,7 @@ from edge_sft.runtime.ranges import Range, RangeSet, gaps
 from edge_sft.runtime.setting_aside import is_damage, why
 
 FORMAT = 1
+MOST_SEQ = 2**53  # what JSON numbers carry exactly in every language
 KEPT_REFUSED = 1000  # messages that were no envelopes: kept for a look, not without end
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -206,6 +207,9 @@ class Ledger:
         except ValidationError as error:
             self._refuse(topic, payload, now, f"not an envelope: {error.errors()[0]['msg']}")
             return
+        if not _countable(envelope):
+            self._refuse(topic, payload, now, "numbers out of range")
+            return
         key = (envelope.stream, envelope.epoch)
         device = place.root if place else topic
         account = self.accounts.setdefault(key, Account(device))
@@ -313,3 +317,9 @@ def ack_payload(acknowledgements: Sequence[Acknowledgement]) -> bytes:
 def _content(envelope: Envelope) -> str:
     """Return what makes two arrivals the same message: everything but the backfill flag."""
     return envelope.model_copy(update={"backfill": False}).to_json().decode()
+
+
+def _countable(envelope: Envelope) -> bool:
+    """Whether the numbers fit a database and a range runs forwards: a hostile message must not stop the others."""
+    drop = envelope.dropped
+    return envelope.seq <= MOST_SEQ and (drop is None or drop.first_seq <= drop.last_seq <= MOST_SEQ)

@@ -17,13 +17,15 @@ UNKNOWN_ISSUER = {2, 18, 19, 20, 21}
 BAD_LOGIN, BAD_VERSION = {4, 5, 0x86, 0x87}, {1, 0x84}  # Mosquitto answers 5 to a wrong password, others 4
 
 
-def explain(error: BaseException, settings: MqttSettings) -> NetworkError:
-    """Map any error of connecting or of a running connection to a NetworkError."""
+def explain(error: BaseException, settings: MqttSettings, *, before_answer: bool = False) -> NetworkError:
+    """Map any error of connecting (``before_answer``) or of a running connection to a NetworkError."""
     if isinstance(error, NetworkError):
         return error
     thing = f"broker {settings.host}:{settings.port}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate(error, thing, settings)
+    if isinstance(error, (ConnectionResetError, BrokenPipeError, EOFError, ssl.SSLEOFError)):
+        return dropped(settings, before_answer=before_answer)
     if isinstance(error, ssl.SSLError):
         return _tls(error, thing, settings)
     if isinstance(error, socket.gaierror):
@@ -40,8 +42,6 @@ def explain(error: BaseException, settings: MqttSettings) -> NetworkError:
         return NetworkError(str(error.filename), "does not exist", "Check the paths under [mqtt].")
     if isinstance(error, PermissionError) and error.filename:
         return NetworkError(str(error.filename), "may not be read by this user", "Check the file's rights.")
-    if isinstance(error, (ConnectionResetError, BrokenPipeError, EOFError)):
-        return dropped(settings)
     if isinstance(error, OSError):
         return NetworkError(thing, f"cannot be reached ({error.strerror or error})", "Check the network.")
     return NetworkError(thing, f"the connection failed ({type(error).__name__}: {error})", "It will be tried again.")
@@ -69,7 +69,7 @@ def dropped(settings: MqttSettings, *, before_answer: bool = False) -> NetworkEr
     if not settings.tls:
         remedy = "If that port expects TLS, give mqtt.ca_file; else see the broker's log."
     elif settings.cert_file is None:
-        remedy = "It may require a client certificate (mqtt.cert_file, key_file); see the broker's log."
+        remedy = "It may not speak TLS on that port, or require a client certificate (mqtt.cert_file, key_file)."
     else:
         remedy = "It may not trust the client certificate; see the broker's log."
     return NetworkError(thing, "closed the connection before answering", remedy)
@@ -105,7 +105,7 @@ def _tls(error: ssl.SSLError, thing: str, settings: MqttSettings) -> NetworkErro
     if "UNKNOWN_CA" in reason or "BAD_CERTIFICATE" in reason or "CERTIFICATE_EXPIRED" in reason:
         remedy = f"Check mqtt.cert_file ({settings.cert_file}) against the broker's CA and dates."
         return NetworkError(thing, "does not accept this device's certificate", remedy)
-    if "KEY_VALUES_MISMATCH" in reason or "PEM" in reason or "NO_START_LINE" in reason:
+    if any(part in reason for part in ("KEY_VALUES_MISMATCH", "PEM", "NO_START_LINE", "NO_CERTIFICATE_OR_CRL")):
         files = ", ".join(str(f) for f in (settings.ca_file, settings.cert_file, settings.key_file) if f)
         return NetworkError(files, f"cannot be used for TLS ({error})", "They must be PEM files; the key must fit.")
     return NetworkError(thing, f"TLS failed ({error})", "Check the certificates and the broker's log.")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_sft.errors import NetworkError
 from edge_sft.runtime import link_errors
+from edge_sft.runtime.tls import TrackingContext
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
@@ -121,6 +122,7 @@ class MqttLink:
         self._session = 0
         self._failures = 0
         self._thread: threading.Thread | None = None
+        self._tls: TrackingContext | None = None
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -147,6 +149,8 @@ class MqttLink:
     @property
     def connected(self) -> bool:
         """Whether the broker has accepted this client and the connection stands."""
+        if self._thread is not None:
+            self._ensure_thread()  # whoever asks also notices a dead thread
         return self._online.is_set()
 
     @property
@@ -247,6 +251,9 @@ class MqttLink:
             return self._live_once()
         except Exception as error:  # noqa: BLE001 - whatever breaks a connection is mapped and tried again
             return link_errors.explain(error, self.settings)
+        finally:
+            if self._tls is not None:
+                self._tls.release()
 
     def _live_once(self) -> NetworkError:
         """Connect and serve one connection until it ends; return why it ended."""
@@ -258,7 +265,7 @@ class MqttLink:
         try:
             client.connect(self.settings.host, self.settings.port, self.settings.keepalive_s, **self._start_options())
         except OSError as error:
-            raise link_errors.explain(error, self.settings) from error
+            return link_errors.explain(error, self.settings, before_answer=True)
         self._client = client
         began = time.monotonic()
         while not self._stopping.is_set():
@@ -302,7 +309,8 @@ class MqttLink:
         if self.settings.username is not None:
             client.username_pw_set(self.settings.username, self._password())
         if self.settings.tls:
-            client.tls_set_context(self._tls_context())
+            self._tls = self._tls_context()
+            client.tls_set_context(self._tls)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, 1, self._will.retain)
         client.on_connect, client.on_message, client.on_publish = self._connack, self._received, self._puback
@@ -325,8 +333,9 @@ class MqttLink:
             return None
         return self.settings.password_file.read_text(encoding="utf-8").rstrip("\r\n")
 
-    def _tls_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.settings.ca_file))
+    def _tls_context(self) -> TrackingContext:
+        context = TrackingContext(ssl.PROTOCOL_TLS_CLIENT)  # checks names and certificates
+        context.load_verify_locations(str(self.settings.ca_file))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.settings.cert_file is not None:
             key = str(self.settings.key_file) if self.settings.key_file else None

@@ -84,9 +84,18 @@ class Receiver:
                 self._answer(self.ledger.acknowledgements())
             batch = self._take()
             if batch:
-                self._store(batch)
+                self._store_guarded(batch)
             elif self._stopping.is_set():
                 return
+
+    def _store_guarded(self, batch: Sequence[Delivery]) -> None:
+        """Store a batch; if that fails in an unforeseen way, one by one, leaving out (unanswered) what fails."""
+        try:
+            self._store(batch)
+        except Exception:
+            log.exception("ledger: %d message(s) could not be stored", len(batch))
+            for delivery in batch if len(batch) > 1 else ():
+                self._store_guarded([delivery])
 
     def _take(self) -> list[Delivery]:
         """Wait for one message, then take what else has come: commits get larger as the load does."""
