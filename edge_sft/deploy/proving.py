@@ -69,7 +69,8 @@ def measure(request: Request, *, timeout_s: float) -> Measurements:
             by_name = {item.variant: item for item in attempt.items} | crashed
             return Measurements([by_name[variant] for variant in request.variants], attempt.engine)
         if attempt.variant is None:
-            raise DeviceError("the proof", f"could not start ({words or _ending(status)})", "Run: edge-sft doctor")
+            why = attempt.killed_for or words or _ending(status)
+            raise DeviceError("the proof", f"could not start ({why})", "Run: edge-sft doctor")
         trouble = f"{attempt.killed_for or 'crashed the engine (' + _ending(status) + ')'} while {attempt.what}"
         crashed[attempt.variant] = Measured.model_validate({"variant": attempt.variant, "trouble": trouble})
 

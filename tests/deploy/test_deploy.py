@@ -239,7 +239,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None
         ("os.abort()", "crashed the engine (killed by SIGABRT) while loading"),
         ("os._exit(9)", "crashed the engine (exit status 9) while loading"),
         ("import time; time.sleep(60)", "did not end within 2 s while loading"),
-        ("hog = b'x' * (1 << 30); import time; time.sleep(60)", "MB of memory while loading"),
+        ("hog = b'x' * (1 << 30); import time; time.sleep(600)", "MB of memory while loading"),
     ],
     ids=["aborts", "exits", "hangs", "grows"],
 )
@@ -261,7 +261,7 @@ def test_a_variant_that_takes_its_process_down_is_named_and_the_rest_goes_on(
     small = device.small
     bundle = device.bundle(graphs={"fp32": small.graph(), "int8-cpu": small.graph()})
     tight = small.profile(budgets=Budgets(latency_p95_ms=1000, memory_mb=50))
-    proof = device.deploy(bundle, profile=tight, timeout_s=2)
+    proof = device.deploy(bundle, profile=tight, timeout_s=2 if "did not end" in reason else 60)
     assert measured == ["int8-cpu,fp32", "fp32"]
     assert proof.chosen == "fp32"
     int8 = proof.of("int8-cpu")
