@@ -10,7 +10,7 @@ import typer
 from edge_sft.cli.console import console
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from edge_sft.runtime.board import Board, PipelineView
 
@@ -65,32 +65,33 @@ def monitor(
                 live.update(_table(board, time.monotonic(), note), refresh=True)
 
 
-def _table(board: Board, now_s: float, note: str) -> Table:
+def _table(board: Board, now_s: float, note: str) -> Group:
     """Draw the board; legible on 80 columns."""
     from rich import box
+    from rich.console import Group
+    from rich.markup import escape
     from rich.table import Table
 
     caption = None if board.pipelines else "nothing received yet"
     table = Table(title=note or None, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("pipeline", overflow="fold", min_width=12)
+    table.add_column("pipeline", overflow="fold")
     for heading in ("", "per s", "ok", "nok", "unsure", "none", "late", "lost", "age"):
         table.add_column(heading, no_wrap=True, justify="right")
-    table.add_column("last decisions", overflow="ellipsis", no_wrap=True)
     for (device, pipeline), view in sorted(board.pipelines.items()):
         online = board.online(device, now_s)
         age_s = view.age_s(now_s)
         counts = (f"[{colour}]{view.counts[verdict]}[/]" for verdict, colour in VERDICTS.items())
         table.add_row(
-            f"{device.removeprefix(board.prefix + '/')}/{pipeline}",
+            f"{escape(pipeline)}\n{escape(device.removeprefix(board.prefix + '/'))}",
             "[green]online[/]" if online else "[red]offline[/]",
             f"{view.per_s(now_s):.1f}",
             *counts,
             str(view.backfilled),
             str(view.dropped),
             "-" if age_s is None else f"{age_s:.0f} s",
-            _last(view),
         )
-    return table
+    lines = (f"{escape(pipeline)}: {_last(view)}" for (_, pipeline), view in sorted(board.pipelines.items()))
+    return Group(table, *lines)
 
 
 def _last(view: PipelineView) -> str:
@@ -101,4 +102,4 @@ def _last(view: PipelineView) -> str:
         what = decision.part_id or decision.name or ""
         why = decision.label or decision.reason or ""
         said.append(f"[{VERDICTS[decision.verdict]}]{escape(f'{what} {why}'.strip())}[/]")
-    return "\n".join(said)
+    return "  ".join(said)

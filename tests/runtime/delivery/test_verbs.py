@@ -113,7 +113,8 @@ def test_monitor_shows_decisions_and_who_is_online(mosquitto, prediction):
     said = process.communicate(timeout=20)[0].decode()
     assert process.returncode == 0, said
     assert "online" in said
-    assert "cam" in said
+    assert "press3" in said
+    assert "part-1" in said
 
 
 def test_monitor_without_a_broker(free_port):
