@@ -1,4 +1,6 @@
-"""Fine-tuning on several GPUs or hosts: ``torchrun --nproc_per_node=2 -m edge_sft.training.distributed RECIPE --out DIR``.
+"""Fine-tuning on several GPUs or hosts.
+
+    torchrun --nproc_per_node=2 -m edge_sft.training.distributed RECIPE --out DIR
 
 Each process takes its share of every batch and the gradients are summed, so the result is that of one process but
 for the order in which floats are added (and the pictures' noise, and dropout, which each process draws for itself).

@@ -125,7 +125,9 @@ def _train(
     if world.rank != 0:
         return None
     choice = choose(network, outcome, pictures["val"])
-    meta = _write(recipe, dataset, out, recipe_text, key, network, choice, outcome, pictures, provenance, meter)
+    meta = _write(
+        recipe, dataset, out, recipe_text, key, network, choice, outcome, pictures, provenance, meter, world.size
+    )
     store.clear()
     return meta
 
@@ -196,6 +198,7 @@ def _write(
     pictures: dict[SplitName, Pictures],
     provenance: Provenance,
     meter: machine.Meter,
+    processes: int,
 ) -> CheckpointMeta:
     labels, preprocess = recipe.task.labels, recipe.image.preprocess()
     task = image_classification(labels, recipe.ok_labels, preprocess.height, preprocess.width)
@@ -235,6 +238,7 @@ def _write(
             "head_strength": outcome.facts.strength,
             "history": outcome.facts.history,
             "resumed": outcome.facts.resumed,
+            "processes": processes,
             "pictures": {split: len(part) for split, part in pictures.items()},
             "weights": provenance.origin,
             "weights_sha256": provenance.sha256,

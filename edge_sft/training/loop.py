@@ -64,7 +64,9 @@ class FineTuning:
         self._pictures, self._val = pictures, val
         self._store, self._world, self._meter, self._progress = store, world, meter, progress
         self._save_every_s = save_every_s
-        self._steps = schedule.step_count(train, len(pictures))
+        self._steps = schedule.step_count(
+            train, len(pictures), pictures.images.shape[1] * pictures.images.shape[2], gpu=network.device.type == "cuda"
+        )
         self._names = list(network.learning)
         self._optimizer = torch.optim.AdamW(network.groups(train), lr=train.learning_rate, betas=BETAS, foreach=True)
         world.share([value.data for value in network.learning.values()])
