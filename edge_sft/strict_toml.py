@@ -100,22 +100,24 @@ def _describe(error: dict[str, Any], model: type[BaseModel], lines: dict[tuple[s
 
 
 def _keys_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    current: Any = model
+    current: list[Any] = [model]
     for part in location:
         if isinstance(part, int):
             continue
-        field = getattr(current, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        current = _model_in(field.annotation)
-    return sorted(getattr(current, "model_fields", {}))
+        fields = [one.model_fields[part] for one in current if part in one.model_fields]
+        if fields:
+            current = [found for field in fields for found in _models_in(field.annotation)]
+        else:  # pydantic puts the tag of a discriminated union into the path
+            current = [one for one in current if part in _tags(one)]
+    return sorted({name for one in current for name in one.model_fields})
 
 
-def _model_in(annotation: Any) -> Any:
+def _models_in(annotation: Any) -> list[Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _model_in(inner)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
+
+
+def _tags(model: Any) -> tuple[Any, ...]:
+    kind = model.model_fields.get("kind")
+    return () if kind is None else tuple(getattr(kind.annotation, "__args__", ()))
