@@ -30,3 +30,9 @@ def keys_directory() -> Path:
 def notify_socket() -> str | None:
     """Where the service manager listens (systemd, Type=notify), or None."""
     return os.environ.get("NOTIFY_SOCKET")
+
+
+def quiet_opencv() -> None:
+    """Keep OpenCV and its FFmpeg from printing at every try to reach a camera; the agent says it once, in words."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
