@@ -75,7 +75,7 @@ class _Table(typer.core.TyperGroup):
         if not self.prefix and cmd_name in GROUPS:
             return _group(cmd_name)
         row = self._rows().get(cmd_name)
-        return typer.core.TyperCommand(cmd_name, help=row.help) if row else None
+        return typer.core.TyperCommand(cmd_name, help=row.help, rich_markup_mode=None) if row else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Import the verb that was called."""
@@ -86,13 +86,13 @@ class _Table(typer.core.TyperGroup):
 
 def _load(row: Verb) -> Any:
     module, _, function = row.target.partition(":")
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(help=None)(getattr(import_module(module), function))
     return typer.main.get_command(app)
 
 
 def _group(name: str) -> _Table:
-    group = _Table(name=name, help=GROUPS[name], no_args_is_help=True)
+    group = _Table(name=name, help=GROUPS[name], no_args_is_help=True, rich_markup_mode=None)
     group.prefix = f"{name} "
     return group
 
@@ -102,6 +102,7 @@ def _root() -> _Table:
         name="edge-sft",
         help="From your own labelled pictures to a proven model on your machine, streaming decisions over MQTT.",
         no_args_is_help=True,
+        rich_markup_mode=None,  # plain help: drawing boxes costs as much again as everything else
     )
 
 
