@@ -43,12 +43,13 @@ def run(
     import signal
     import threading
 
-    from edge_sft.cli.paths import device_root, notify_socket
+    from edge_sft.cli.paths import device_root, notify_socket, quiet_opencv
     from edge_sft.runtime import config as configs
     from edge_sft.runtime.agent import Agent
     from edge_sft.runtime.service import notifier
 
     settings = configs.load(config)
+    quiet_opencv()
     logging.basicConfig(
         level=settings.agent.log.upper(), format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
@@ -59,5 +60,5 @@ def run(
     agent = Agent(settings, root=root or settings.agent.root or device_root(), notify=notifier(notify_socket()))
     names = ", ".join(one.name for one in settings.pipeline)
     console.print(f"Running {names} → {settings.mqtt.host}:{settings.mqtt.port}, state in {agent.root}; Ctrl-C ends.")
-    agent.run(stop, until_done=until_done)
-    console.print("Stopped: everything taken was decided and is journalled.")
+    if agent.run(stop, until_done=until_done):
+        console.print("Stopped: everything taken was decided and is journalled.")

@@ -133,8 +133,11 @@ class Agent:
             self.link.subscribe(topic, lambda _topic, payload: inbox.offer(payload))
         return pipeline
 
-    def run(self, stop: threading.Event, *, until_done: bool = False) -> None:
+    def run(self, stop: threading.Event, *, until_done: bool = False) -> bool:
         """Run until ``stop`` is set; with ``until_done`` also until every source has ended.
+
+        Returns:
+            True when everything taken was decided and is in the journal on disk; what is wrong otherwise is logged.
 
         On the way out everything taken is decided, journalled and, while the broker answers, delivered; the state
         becomes ``offline``. Trouble with sources, models, disk and broker is told and outlived, never raised.
@@ -152,7 +155,8 @@ class Agent:
                     break
         finally:
             self._notify("STOPPING=1")
-            self._shut_down()
+            clean = self._shut_down()
+        return clean
 
     def _turn(self) -> None:
         try:
@@ -162,14 +166,19 @@ class Agent:
         if not any(pipeline.stuck for pipeline in self.pipelines):
             self._notify("WATCHDOG=1")
 
-    def _shut_down(self) -> None:
+    def _shut_down(self) -> bool:
         deadline = time.monotonic() + 10.0
+        clean = True
         for pipeline in self.pipelines:
             if not pipeline.stop(max(deadline - time.monotonic(), 1.0)):
                 log.warning("%s: a thread hangs and is left behind", pipeline.section.name)
-        self.journal.flush(5.0)
+                clean = False
+        if not self.journal.flush(5.0):
+            log.warning("the last decisions are not on disk: it refused them")
+            clean = False
         self.publisher.stop(drain_s=5.0)
         self.voice.send_events()
         self.beat.stop()
         self.link.stop()
         self.journal.close()
+        return clean

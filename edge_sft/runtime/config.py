@@ -223,10 +223,12 @@ class AgentConfig(_Strict):
     agent: AgentSection = AgentSection()
     mqtt: MqttSection = MqttSection()
     journal: JournalSection = JournalSection()
-    pipeline: tuple[PipelineSection, ...] = Field(min_length=1)
+    pipeline: tuple[PipelineSection, ...]
 
     @model_validator(mode="after")
     def _distinct(self) -> AgentConfig:
+        if not self.pipeline:
+            raise ValueError("there is no [[pipeline]]; add one")
         names = [pipeline.name for pipeline in self.pipeline]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

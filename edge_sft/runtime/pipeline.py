@@ -165,6 +165,8 @@ class Pipeline:
             self._fed_at_s = time.monotonic()
             # Nothing deployed: files wait where they are and cameras run on unseen, but a trigger is always answered.
             if self.inbox is None and not self.post.wait_manned(_TURN_S):
+                if self._source.live:
+                    self._source.read(0.0)
                 self._watch_source()
                 continue
             try:

@@ -101,6 +101,8 @@ class TriggeredSource:
 
     def read(self, timeout_s: float) -> Sample | None:
         """Return the Sample of the next trigger; waits for the frame up to the trigger's own timeout."""
+        if self.live:
+            self._source.read(0.0)  # keeps the camera connected and its frames fresh while nobody asks
         trigger = self._inbox.next(timeout_s)
         if trigger is None:
             return None

@@ -85,6 +85,9 @@ source = { kind = "floppy" }
     for words in ("line 3: 'agent.site'", "line 5: unknown key 'mqtt.pasword'", "line 9: 'pipeline.0.name'", "after"):
         assert words in said
     assert "floppy" in said
+    assert "Tuple should have" not in said
+    assert "did you mean 'path'?" in problems('[[pipeline]]\nsource = { kind = "folder", pth = "x" }')
+    assert "add one" in problems("pipeline = []")
 
 
 @pytest.mark.parametrize(
@@ -122,3 +125,15 @@ def test_cameras_drop_the_oldest_unless_told_otherwise() -> None:
 )
 def test_the_examples_are_valid(path: Path) -> None:
     assert configs.load(path).pipeline
+
+
+def test_init_writes_once_and_says_what_to_type(tmp_path: Path) -> None:
+    from edge_sft.cli.agent import init
+
+    out = tmp_path / "agent.toml"
+    init(out, broker="10.0.0.5", source="camera:0", pipeline="top", force=False)
+    assert configs.load(out).pipeline[0].name == "top"
+    with pytest.raises(UserError, match="--force"):
+        init(out, broker="10.0.0.5", source="camera:0", pipeline="top", force=False)
+    init(out, broker="10.0.0.6", source="camera:0", pipeline="top", force=True)
+    assert configs.load(out).mqtt.host == "10.0.0.6"

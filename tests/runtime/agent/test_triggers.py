@@ -105,6 +105,22 @@ def test_a_camera_gives_a_frame_taken_after_the_trigger(make_line: Callable[...,
     assert line.out[0].latency_ms >= 50  # counts from the trigger
 
 
+def test_a_camera_is_connected_before_the_first_trigger(
+    make_line: Callable[..., Any], fakes: Any, eventually: Callable[..., Any]
+) -> None:
+    from edge_sft.runtime.sources.reopening import ReopeningSource
+
+    opened: list[FakeCamera] = []
+
+    def opener() -> FakeCamera:
+        opened.append(FakeCamera())
+        return opened[-1]
+
+    make_line(ReopeningSource(opener, live=True), trigger=MQTT)
+    make_line(ReopeningSource(opener, live=True), fakes.Loader())  # nor does it wait for a model
+    eventually(lambda: len(opened) == 2)
+
+
 def test_without_a_frame_the_answer_is_no_decision(make_line: Callable[..., Any], eventually: Any) -> None:
     camera = FakeCamera()
     line = make_line(camera, trigger=MQTT)
