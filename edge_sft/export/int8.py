@@ -51,6 +51,7 @@ def export_int8(
     attempts: list[GateResult] = []
     for keep_float in _exclusions(variant, source, chosen, reference, progress):
         note = f"ranges by {method}" + (f"; {len(keep_float)} layers kept float" if keep_float else "")
+        note += f" (without: {attempts[0].note})" if keep_float else ""
         file = quantize.save(_made(variant, source, chosen, keep_float), variant, out)
         attempts.append(gating.prove(variant, file, reference, progress, note))
         if attempts[-1].passed:
