@@ -109,7 +109,7 @@ class TrainSection(_Section):
     frozen_stages: int = Field(default=3, ge=0, description="stages next to the picture left as pre-trained")
     weight_decay: float = Field(default=0.02, ge=0, lt=1)
     label_smoothing: float = Field(default=0.05, ge=0, lt=0.5)
-    class_balance: float = Field(default=0.5, ge=0, le=1, description="0 = as found, 1 = every class equally often")
+    class_balance: float = Field(default=1.0, ge=0, le=1, description="0 = as found, 1 = every class equally often")
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     patience: int = Field(default=6, ge=1, description="validations without improvement before stopping")
     seed: int = Field(default=0, ge=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,6 +236,7 @@ def _write(
             "candidates": choice.merits,
             "steps": outcome.facts.step,
             "best_step": outcome.facts.best_step,
+            "last_weights_sha256": _digest(outcome.raw),  # whichever were kept: two runs are compared by it
             "head_strength": outcome.facts.strength,
             "history": outcome.facts.history,
             "resumed": outcome.facts.resumed,
@@ -254,6 +256,13 @@ def _write(
 def _scores(logits: NDArray[np.float32], pictures: Pictures, temperature: float) -> Scores:
     probabilities = torch.softmax(torch.from_numpy(logits) / temperature, dim=1).numpy()
     return Scores([item.id for item in pictures.items], pictures.labels, probabilities, pictures.weights)
+
+
+def _digest(parameters: Parameters) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        digest.update(name.encode() + parameters[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _write_weights(out: Path, network: Network) -> str:

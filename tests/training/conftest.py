@@ -21,6 +21,7 @@ size = 32
 steps = {steps}
 batch_size = 8
 learning_rate = 0.0003
+patience = 100
 """
 
 
