@@ -11,6 +11,7 @@ never deleted. Ages count running time on the monotonic clock, so a wrong wall c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -82,6 +83,7 @@ class Journal:
         self._closing = False
         self._disk: Outbox | None = None
         self._memory: Outbox | None = None
+        self._memory_id = MEMORY_IDS
         self._retry_at = self._retry_s = 0.0
         self._open_first()
         self._writer = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -156,7 +158,10 @@ class Journal:
             self._ranges.append((stream, epoch, first, last))
 
     def listen(self, listener: Listener) -> None:
-        """Have the (stream, epoch, seq) of each commit's predictions told, on the writer's thread, once stored."""
+        """Have the (stream, epoch, seq) of each commit's predictions told, on the writer's thread, once stored.
+
+        Stored means durable, except while the disk refuses (see `on_disk`).
+        """
         self._listeners.append(listener)
 
     @property
@@ -208,7 +213,7 @@ class Journal:
 
     def _turn(self) -> None:
         with self._table:
-            if self._memory is not None and self._clock() >= self._retry_at:
+            if self._memory is not None and (self._closing or self._clock() >= self._retry_at):
                 self._return_to_disk()
             batch, goal = self._take()
             outbox, limits = self._outbox()
@@ -235,7 +240,8 @@ class Journal:
     def _commit(self, outbox: Outbox, batch: Batch, limits: Limits) -> list[tuple[str, str, int]]:
         outbox.relaxed(not batch.adds)
         places = outbox.commit(batch, limits, self._clock())
-        outbox.trim()
+        with contextlib.suppress(sqlite3.Error):  # the entries are stored; space can be given back another time
+            outbox.trim()
         return places
 
     def _outbox(self) -> tuple[Outbox, Limits]:
@@ -278,28 +284,30 @@ class Journal:
                 ) from error
             self._fall_back(error)
 
-    def _open(self) -> Outbox:
+    def _open(self, first_id: int = 0) -> Outbox:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise sqlite3.OperationalError(f"unable to open database file ({error.strerror})") from error
-        return Outbox(self.path, now_s=self._clock())
+        return Outbox(self.path, now_s=self._clock(), first_id=first_id)
 
     def _fall_back(self, error: sqlite3.Error) -> None:
         """Go on with a new file where the old one is damaged, in memory where the disk refuses."""
         if is_damage(error):
+            # Row ids go on: an acknowledgement under way for the old file must not meet a row of the new one.
+            first_id = self._disk.newest if self._disk is not None else 0
             self._close_disk()
             aside = set_aside(self.path)
             if aside is not None:
                 self._tell("journal_set_aside", f"journal {self.path} was damaged ({error}); it was kept as {aside}")
             try:
-                self._disk = self._open()
+                self._disk = self._open(first_id)
                 self.generation += 1
                 return
             except sqlite3.Error as second:
                 error = second
         if self._memory is None:
-            self._memory = Outbox(None, now_s=self._clock(), first_id=MEMORY_IDS)
+            self._memory = Outbox(None, now_s=self._clock(), first_id=self._memory_id)
             self.generation += 1
             self._retry_s = 1.0
             self._tell("journal_in_memory", f"journal {self.path}: {why(error)}; going on in memory until it can")
@@ -316,6 +324,7 @@ class Journal:
         except sqlite3.Error as error:
             self._fall_back(error)
             return
+        self._memory_id = self._memory.newest
         self._memory.close()
         with self._inbox:
             self._acknowledged = {rowid for rowid in self._acknowledged if rowid <= MEMORY_IDS}

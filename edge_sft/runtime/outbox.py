@@ -109,10 +109,14 @@ class Outbox:
                 self._db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', ?)", (first_id,))
         self.epoch = str(meta["epoch"])
         self._started_s = now_s - float(meta["clock_s"])
-        self._next: dict[Key, int] = {(s, e): n for s, e, n in self._db.execute("SELECT * FROM counters")}
         self._measure()
 
     def _measure(self) -> None:
+        """Take counters and sizes from the file."""
+        self._next: dict[Key, int] = {
+            (stream, epoch): following
+            for stream, epoch, following in self._db.execute("SELECT stream, epoch, next FROM counters")
+        }
         count, size, newest = self._db.execute(
             "SELECT count(*), coalesce(sum(length(payload)), 0), (SELECT seq FROM sqlite_sequence) FROM outbox"
         ).fetchone()
@@ -139,7 +143,7 @@ class Outbox:
                 self._db.execute("UPDATE meta SET value=? WHERE key='clock_s'", (clock_s,))
         except BaseException:
             self._next = before
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error):  # a COMMIT that failed may have happened all the same
                 self._measure()
             raise
         return places
@@ -166,7 +170,8 @@ class Outbox:
         clock_s = now_s - self._started_s
         with self._transaction():
             self._db.executemany(
-                "INSERT INTO outbox (stream, epoch, seq, born_s, first, last, payload) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO outbox (stream, epoch, seq, born_s, first, last, payload)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 other._db.execute(
                     "SELECT stream, epoch, seq, ?, first, last, payload FROM outbox ORDER BY id", (clock_s,)
                 ),

@@ -126,7 +126,8 @@ class Publisher:
         self._resend_s = ack_timeout_s
         self._resend_at: float | None = None
         self._last_answer_at = clock()
-        self._marks: deque[tuple[float, int]] = deque()
+        self._marks: deque[tuple[float, int]] = deque()  # (when, newest published live), for the ledger's delay
+        self._arrivals: deque[tuple[float, int]] = deque()  # (when, newest stored), for the live lag
         self._acknowledged_at = clock()
         journal.listen(self._stored)
         if ack == "ledger":
@@ -190,6 +191,7 @@ class Publisher:
         if (self._link.session, self._journal.generation) != (self._session, self._generation):
             self._begin_session()
         self._check_stuck()
+        self._check_lag()
         self._plan_resend()
         live = self._publish_live()
         return self._publish_backfill() or live
@@ -201,6 +203,7 @@ class Publisher:
         self._backfill_after, self._boundary = 0, self._journal.newest
         self._live_after = self._boundary
         self._marks.clear()
+        self._arrivals.clear()
         self._resend_at = None
         self._last_answer_at = self._clock()
 
@@ -284,6 +287,20 @@ class Publisher:
             log.warning("publisher: no answer to %d messages; making a new connection", len(self._in_flight))
             self._last_answer_at = self._clock()
             self._link.reset()
+
+    def _check_lag(self) -> None:
+        """On a link too slow for what is decided, the newest stay live and the older become backfill."""
+        now = self._clock()
+        if not self._arrivals or now - self._arrivals[-1][0] >= 0.25:
+            self._arrivals.append((now, self._journal.newest))
+        while self._arrivals and self._arrivals[0][1] <= self._live_after:
+            self._arrivals.popleft()
+        if self._arrivals and now - self._arrivals[0][0] > LIVE_LAG_S:
+            log.warning("publisher: the link is too slow; decisions older than %g s follow as backfill", LIVE_LAG_S)
+            if self._backfill_after >= self._boundary:
+                self._backfill_after = self._live_after
+            self._live_after = self._boundary = self._journal.newest
+            self._arrivals.clear()
 
     # --- publishing again ------------------------------------------------------------------------------------
 

@@ -173,7 +173,7 @@ def test_a_file_damaged_while_open_is_replaced_and_nothing_appended_is_lost(tmp_
     with Journal(tmp_path / "j.db") as journal:
         journal.append(prediction(0))
         journal.flush(5)
-        generation = journal.generation
+        generation, ((old_id, _),) = journal.generation, journal.pending(10)
         broken.set()
         for i in range(1, 4):
             journal.append(prediction(i))
@@ -181,6 +181,7 @@ def test_a_file_damaged_while_open_is_replaced_and_nothing_appended_is_lost(tmp_
         assert journal.generation > generation
         assert [e.prediction.name for _, e in journal.pending(10)] == ["1", "2", "3"]
         assert seqs(journal.pending(10)) == [0, 1, 2]
+        assert old_id not in [rowid for rowid, _ in journal.pending(10)], "an answer under way must hit nothing new"
 
 
 def test_a_second_agent_is_refused(tmp_path):
@@ -421,3 +422,36 @@ def test_space_is_given_back(tmp_path, prediction, eventually):
             journal.flush(5)
     assert path.stat().st_size < 1_500_000
     assert journal_module.log.name
+
+
+def test_what_is_in_memory_moves_to_disk_at_the_end_if_it_can(tmp_path, prediction, eventually, monkeypatch):
+    refuses = refusing(monkeypatch, "disk I/O error")
+    with Journal(tmp_path / "j.db") as journal:
+        refuses.set()
+        journal.append(prediction(0))
+        eventually(lambda: not journal.on_disk and len(journal.pending(10)) == 1)
+        refuses.clear()
+    with Journal(tmp_path / "j.db") as journal:
+        assert [e.prediction.name for _, e in journal.pending(10)] == ["0"]
+
+
+def test_a_commit_that_failed_but_happened_blocks_nothing(tmp_path, prediction, monkeypatch):
+    real = Outbox.commit
+    lie = threading.Event()
+
+    def commit(self, *args):
+        places = real(self, *args)
+        if lie.is_set():
+            lie.clear()
+            raise sqlite3.OperationalError("disk I/O error")
+        return places
+
+    monkeypatch.setattr(Outbox, "commit", commit)
+    with Journal(tmp_path / "j.db") as journal:
+        lie.set()
+        journal.append(prediction(0))
+        assert journal.flush(10)
+        journal.append(prediction(1))
+        assert journal.flush(10)
+        names = {e.prediction.name for _, e in journal.pending(10)}
+        assert names == {"0", "1"}

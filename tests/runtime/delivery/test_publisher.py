@@ -269,3 +269,25 @@ def test_a_step_that_fails_does_not_end_the_publisher(journal, fill, eventually)
     with Publisher(journal, link, TOPICS):
         fill(0)
         eventually(lambda: link.seqs == [0])
+
+
+def test_on_a_link_that_is_too_slow_the_newest_stay_live(journal, fill, clock):
+    link = FakeLink()
+    publisher = Publisher(journal, link, TOPICS, window=2, clock=clock, backfill_per_s=1000)
+    run(publisher, clock)
+    fill(*range(100))
+    for _ in range(60):
+        run(publisher, clock, 0.25)
+        link.answer(count=1)  # four a second
+    link.sent.clear()
+    fill(100)
+    for _ in range(8):
+        run(publisher, clock, 0.05)
+        link.answer(count=1)
+    assert (100, False) in [(e.seq, e.backfill) for _, e in link.sent[:3]]
+    for _ in range(200):
+        run(publisher, clock, 0.05)
+        link.answer()
+    late = [e.seq for _, e in link.sent if e.backfill]
+    assert late == sorted(set(late))
+    assert late[-1] == 99
