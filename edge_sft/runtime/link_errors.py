@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edge_sft.errors import NetworkError
 
 if TYPE_CHECKING:
-    from edge_sft.runtime.mqtt import MqttSettings
+    from edge_sft.runtime.mqtt_client import MqttSettings
 
 EXPIRED, NOT_YET_VALID = 10, 9  # X509_V_ERR_*
 UNKNOWN_ISSUER = {2, 18, 19, 20, 21}

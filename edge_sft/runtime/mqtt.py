@@ -16,56 +16,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edge_sft.errors import NetworkError
 from edge_sft.runtime import link_errors
-from edge_sft.runtime.tls import TrackingContext
+from edge_sft.runtime.mqtt_client import MqttSettings, TrackingContext, Will, build_client, connect_options
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
+__all__ = ["Delivery", "MqttLink", "MqttSettings", "Will"]
 log = logging.getLogger(__name__)
-Version = Literal["3.1.1", "5"]
 Receiver = Callable[[str, bytes], None]
 Done = Callable[[bool], None]
 LOOP_S = 0.25
 WARN_DAYS = 30.0
-LARGEST_PAYLOAD_BYTES = 268_435_455  # of MQTT itself
-
-
-@dataclass(frozen=True)
-class MqttSettings:
-    """How to reach a broker. TLS is on when ``ca_file`` is given. Files are read again at every connection."""
-
-    host: str = "127.0.0.1"
-    port: int = 1883
-    version: Version = "3.1.1"
-    username: str | None = None
-    password_file: Path | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    keepalive_s: int = 15
-    connect_timeout_s: float = 5.0
-    first_wait_s: float = 0.5
-    longest_wait_s: float = 30.0
-
-    @property
-    def tls(self) -> bool:
-        """Whether the connection is encrypted."""
-        return self.ca_file is not None
-
-
-@dataclass(frozen=True)
-class Will:
-    """What the broker publishes (QoS 1) when this client is lost without a farewell."""
-
-    topic: str
-    payload: bytes
-    retain: bool = True
 
 
 @dataclass(frozen=True)
@@ -263,7 +229,12 @@ class MqttLink:
             self._done.clear()
             self._early.clear()
         try:
-            client.connect(self.settings.host, self.settings.port, self.settings.keepalive_s, **self._start_options())
+            client.connect(
+                self.settings.host,
+                self.settings.port,
+                self.settings.keepalive_s,
+                **connect_options(self.settings, self._persistent),
+            )
         except OSError as error:
             return link_errors.explain(error, self.settings, before_answer=True)
         self._client = client
@@ -289,58 +260,15 @@ class MqttLink:
             pass
 
     def _new_client(self) -> Client:
-        from paho.mqtt.client import Client, MQTTv5, MQTTv311
-        from paho.mqtt.enums import CallbackAPIVersion
-
-        five = self.settings.version == "5"
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self.client_id,
-            clean_session=None if five else not self._persistent,
-            protocol=MQTTv5 if five else MQTTv311,
-            reconnect_on_failure=False,
-            manual_ack=self._deliver is not None,
+        made = build_client(
+            self.settings, self.client_id, persistent=self._persistent, manual=self._deliver is not None
         )
-        client.connect_timeout = self.settings.connect_timeout_s
+        client, self._tls = made
         client.max_inflight_messages_set(self._window + 100)
-        # With a write hook paho never writes from the publishing thread, only from `loop` (two writers would
-        # interleave packets); the hook itself has nothing to do, `loop` is woken by paho's socket pair.
-        client.on_socket_register_write = lambda *_: None
-        if self.settings.username is not None:
-            client.username_pw_set(self.settings.username, self._password())
-        if self.settings.tls:
-            self._tls = self._tls_context()
-            client.tls_set_context(self._tls)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, 1, self._will.retain)
         client.on_connect, client.on_message, client.on_publish = self._connack, self._received, self._puback
         return client
-
-    def _start_options(self) -> dict[str, Any]:
-        if self.settings.version != "5":
-            return {}
-        from paho.mqtt.packettypes import PacketTypes
-        from paho.mqtt.properties import Properties
-
-        properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.ReceiveMaximum = 1000
-        if self._persistent:
-            properties.SessionExpiryInterval = 0xFFFFFFFF
-        return {"clean_start": not self._persistent, "properties": properties}
-
-    def _password(self) -> str | None:
-        if self.settings.password_file is None:
-            return None
-        return self.settings.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-
-    def _tls_context(self) -> TrackingContext:
-        context = TrackingContext(ssl.PROTOCOL_TLS_CLIENT)  # checks names and certificates
-        context.load_verify_locations(str(self.settings.ca_file))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.settings.cert_file is not None:
-            key = str(self.settings.key_file) if self.settings.key_file else None
-            context.load_cert_chain(str(self.settings.cert_file), key)
-        return context
 
     def _next_wait(self) -> float:
         """Exponential backoff with full jitter: a plant's devices must not all come back at once."""
