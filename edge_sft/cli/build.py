@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from edge_sft.cli.console import console, progress
 from edge_sft.cli.paths import keys_directory
@@ -75,6 +76,9 @@ def _check(recipe: Recipe, dataset: Dataset, out: Path, bar: Any) -> Path:
     page = out / "check.html"
     findings = check(recipe, dataset, bar)
     durable.write_text(page, data_page.render(findings))
+    for finding in (*findings.of("error"), *findings.of("warning")):  # told, not fatal: the pictures are the user's
+        colour = "red" if finding.severity == "error" else "yellow"
+        console.print(f"[{colour}]{finding.severity}[/]: {escape(finding.text)} {escape(finding.remedy)}")
     return page
 
 
