@@ -67,9 +67,12 @@ def prepare(fp32: Path) -> onnx.ModelProto:
 def layers(model: onnx.ModelProto) -> list[str]:
     """Return the names of the layers worth quantizing, in the order in which they compute.
 
-    Everything before the first and after the last of them (normalisation, temperature, softmax) stays float.
+    A final Gemm or MatMul is not among them: it makes the logits, costs next to nothing, and rounding it moves
+    every verdict near the threshold. What comes before the first layer (normalisation) and after the last
+    (temperature, softmax) stays float too.
     """
-    return [node.name for node in model.graph.node if node.op_type in _COMPUTE]
+    places = _layer_places(model)[0]
+    return [model.graph.node[place].name for place in places]
 
 
 def quantized(
@@ -126,10 +129,18 @@ def save(model: onnx.ModelProto, variant: Int8Variant, out: Path) -> Path:
     return graph.save(model, out / f"{variant}.onnx")
 
 
-def _outside(model: onnx.ModelProto) -> list[str]:
-    """Return the nodes before the first and after the last layer, by their place in the order of computing."""
-    nodes = list(model.graph.node)
+def _layer_places(model: onnx.ModelProto) -> tuple[list[int], int]:
+    """Return the places of the layers among the nodes, and the place from which on everything stays float."""
+    nodes = model.graph.node
     places = [place for place, node in enumerate(nodes) if node.op_type in _COMPUTE]
     if not places:
         raise BugError("quantization", "the graph has no layer to quantize", "Please report this.")
-    return [node.name for place, node in enumerate(nodes) if not places[0] <= place <= places[-1]]
+    if len(places) > 1 and nodes[places[-1]].op_type in ("Gemm", "MatMul"):
+        return places[:-1], places[-1]
+    return places, places[-1] + 1
+
+
+def _outside(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes that are never quantized."""
+    places, end = _layer_places(model)
+    return [node.name for place, node in enumerate(model.graph.node) if not places[0] <= place < end]
