@@ -42,14 +42,16 @@ from edge_sft.slots.store import SlotStore
 class Timed(PictureFiles):
     """Remembers when the first picture was asked for."""
 
-    began_s = 0.0
+    began_s = began_cpu_s = 0.0
 
     def read(self, timeout_s: float) -> Any:
-        self.began_s = self.began_s or time.monotonic()
+        if not self.began_s:
+            self.began_s, self.began_cpu_s = time.monotonic(), time.process_time()
         return super().read(timeout_s)
 
 
-def bare(model: Path, tensors: np.ndarray, threads: int, seconds_out: list[float]) -> float:
+def bare(model: Path, tensors: np.ndarray, threads: int) -> tuple[float, float]:
+    """Return (pictures a second, CPU ms a picture)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -58,11 +60,10 @@ def bare(model: Path, tensors: np.ndarray, threads: int, seconds_out: list[float
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     session.run(None, {name: tensors[:1]})
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     for index in range(len(tensors)):
         session.run(None, {name: tensors[index : index + 1]})
-    seconds_out.append(time.monotonic() - began)
-    return len(tensors) / seconds_out[-1]
+    return len(tensors) / (time.monotonic() - began), (time.process_time() - cpu) * 1000 / len(tensors)
 
 
 def make_agent(root: Path, port: int, source: Any, threads: int) -> Agent:
@@ -72,19 +73,19 @@ def make_agent(root: Path, port: int, source: Any, threads: int) -> Agent:
     return Agent(config, sources={"main": source})
 
 
-def through_agent(root: Path, port: int, paths: list[Path], threads: int) -> float:
+def through_agent(root: Path, port: int, paths: list[Path], threads: int) -> tuple[float, float]:
+    """Return (pictures a second from the first read to the last PUBACK, CPU ms a picture)."""
     source = Timed(paths, "main", loop=False, rate=None)
     agent = make_agent(root, port, source, threads)
     stop = threading.Event()
-    runner = threading.Thread(target=agent.run, args=(stop,))
+    runner = threading.Thread(target=agent.run, args=(stop,), daemon=True)
     runner.start()
     while agent.publisher.stats.answered < len(paths):
         time.sleep(0.005)
-    seconds = time.monotonic() - source.began_s
+    seconds, cpu = time.monotonic() - source.began_s, time.process_time() - source.began_cpu_s
     stop.set()
     runner.join()
-    assert agent.journal.path.exists()
-    return len(paths) / seconds
+    return len(paths) / seconds, cpu * 1000 / len(paths)
 
 
 def latencies(root: Path, port: int, paths: list[Path], rate: float) -> list[float]:
@@ -121,7 +122,7 @@ def latencies(root: Path, port: int, paths: list[Path], rate: float) -> list[flo
 
     agent.link.publish = publish  # type: ignore[method-assign]
     stop = threading.Event()
-    runner = threading.Thread(target=agent.run, args=(stop,))
+    runner = threading.Thread(target=agent.run, args=(stop,), daemon=True)
     runner.start()
     while len(found) < len(paths):
         time.sleep(0.02)
@@ -190,36 +191,43 @@ def measure(root: Path, paths: list[Path], options: Any, scratch: Path) -> list[
         tensors = np.concatenate([predictor.prepare(read_sample(path, "main")) for path in paths])
     total = sum(spent.values())
     size_kb = statistics.mean(path.stat().st_size for path in paths) / 1000
-    lines = [
-        (f"{len(paths)} JPEGs 640×480 ({size_kb:.0f} kB each), model {manifest.name}, chosen variant {proof.chosen}, "
-        f"input {tensors.shape[1]}×{tensors.shape[2]}.  "),
-        (f"One after the other on one thread: decode {spent['decode']:.2f} ms ({spent['decode'] / total:.0%}), resize "
-        f"{spent['resize']:.2f} ms ({spent['resize'] / total:.0%}), infer and decide {spent['infer']:.2f} ms."),
-        "",
-        "| inference threads | bare session.run, per s (rounds) | agent, per s (rounds) | ratio of medians |",
-        "|---|---|---|---|",
-    ]
+    about = (
+        f"{len(paths)} JPEGs 640×480 ({size_kb:.0f} kB each), model {manifest.name}, chosen variant "
+        f"{proof.chosen}, input {tensors.shape[1]}×{tensors.shape[2]}.  "
+    )
+    split = (
+        f"One after the other on one thread: decode {spent['decode']:.2f} ms ({spent['decode'] / total:.0%}), "
+        f"resize {spent['resize']:.2f} ms ({spent['resize'] / total:.0%}), infer and decide {spent['infer']:.2f} ms."
+    )
+    columns = ["inference threads", "bare session.run, per s (rounds)", "agent, per s (rounds)", "ratio of medians"]
+    columns += ["CPU ms a picture, bare / agent"]
+    lines = [about, split, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     with mosquitto(scratch) as port:
         for threads in options.threads:
             rates: dict[str, list[float]] = {"bare": [], "agent": []}
+            cpu: dict[str, list[float]] = {"bare": [], "agent": []}
             for _ in range(options.rounds):
-                rates["bare"].append(bare(model, tensors, threads, []))
-                rates["agent"].append(through_agent(root, port, paths, threads))
+                for arm, measured in (
+                    ("bare", bare(model, tensors, threads)),
+                    ("agent", through_agent(root, port, paths, threads)),
+                ):
+                    rates[arm].append(measured[0])
+                    cpu[arm].append(measured[1])
                 print(threads, {key: [f"{v:.1f}" for v in values] for key, values in rates.items()}, flush=True)
             medians = {key: statistics.median(values) for key, values in rates.items()}
             shown = {key: f"{medians[key]:.1f} ({', '.join(f'{v:.1f}' for v in rates[key])})" for key in rates}
-            lines.append(
-                f"| {threads} | {shown['bare']} | {shown['agent']} | {medians['agent'] / medians['bare']:.3f} |"
-            )
+            spent_ms = " / ".join(f"{statistics.median(cpu[key]):.2f}" for key in ("bare", "agent"))
+            ratio = medians["agent"] / medians["bare"]
+            lines.append(f"| {threads} | {shown['bare']} | {shown['agent']} | {ratio:.3f} | {spent_ms} |")
         few = paths[: min(len(paths), int(options.rate * 30))]
         found = sorted(latencies(root, port, few, options.rate))
     p50, p99 = found[len(found) // 2], found[int(len(found) * 0.99)]
-    lines += [
-        "",
-        (f"Frame → PUBACK at {options.rate:g} frames a second, one worker, {len(found)} frames: median {p50:.2f} ms, "
+    said = (
+        f"Frame → PUBACK at {options.rate:g} frames a second, one worker, {len(found)} frames: median {p50:.2f} ms, "
         f"p99 {p99:.2f} ms. Beyond decode + resize + inference ({total:.2f} ms): median {p50 - total:.2f} ms, "
-        f"p99 {p99 - total:.2f} ms (the journal's group commit with fsync, MQTT and waiting)."),
-    ]
+        f"p99 {p99 - total:.2f} ms (the journal's group commit with fsync, MQTT and waiting)."
+    )
+    lines += ["", said]
     return lines
 
 
