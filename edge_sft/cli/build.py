@@ -53,8 +53,10 @@ def build_bundle(recipe_path: Path, out: Path, key: Path) -> Built:
     """Run every stage from recipe to signed bundle; stages whose inputs did not change are not run again."""
     from edge_sft import recipe as recipes
     from edge_sft.bundle.keys import load_private
+    from edge_sft.cli.train import prepare
     from edge_sft.data.reader import open_dataset
 
+    prepare(None)  # before torch is imported
     private_key = load_private(key)  # before the long work: a missing key is told now
     recipe = recipes.load(recipe_path)
     text = recipe_path.read_text(encoding="utf-8")
@@ -106,6 +108,7 @@ def _export(recipe: Recipe, meta: CheckpointMeta, dataset: Dataset, out: Path, b
     if stamp.is_file() and stamp.read_text() == made_from:
         console.print("Exported already from these weights.")
         return read_export(target)
+    stamp.unlink(missing_ok=True)  # an export that is killed half way must not look finished
     result = export_variants(
         out / "checkpoint",
         dataset,
