@@ -156,7 +156,7 @@ class FineTuning:
         value = self._world.agree(merit(logits, self._val.labels, self._val.weights))
         accuracy = balanced_accuracy(logits, self._val.labels)
         facts.history.append({"step": facts.step, "merit": round(value, 6), "balanced_accuracy": round(accuracy, 6)})
-        if value > facts.best_merit:
+        if value > facts.best_merit or not len(self._val):  # nothing to judge by: the newest average is best
             facts.best_merit, facts.best_step, facts.since_best = value, facts.step, 0
             self._best = {name: tensor.clone() for name, tensor in self._ema.items()}
         else:

@@ -35,21 +35,21 @@ def choose(network: Network, outcome: Outcome, val: Pictures) -> Choice:
     """
     scorer = Scorer(network, val.images)
     scorer.keep()
-    candidates = [("head", outcome.start), ("averaged", outcome.best)]
-    if outcome.facts.step:
+    facts = outcome.facts
+    candidates = [("head", outcome.start)]
+    if facts.best_step:  # else the averaged weights never were better than where they started
+        candidates.append(("averaged", outcome.best))
         candidates += [(f"blend {share:.2f}", blend(outcome.start, outcome.best, share)) for share in _BLENDS]
+    if facts.step:
         candidates.append(("raw", outcome.raw))
-    else:
-        candidates.pop()
     found: list[Choice] = []
     for name, parameters in candidates:
         network.put(parameters)
         logits = scorer.logits()
         found.append(Choice(name, parameters, logits, {name: round(merit(logits, val.labels, val.weights), 6)}))
     merits = {name: value for item in found for name, value in item.merits.items()}
-    preferred = "averaged" if outcome.facts.step else "head"
-    # without validation pictures nothing can be judged: keep what is best as a rule
-    best = max(found, key=lambda item: (merits[item.name], item.name == preferred))
+    # without validation pictures all are equal: the averaged weights are best as a rule
+    best = max(found, key=lambda item: (merits[item.name], item.name == "averaged"))
     return Choice(best.name, best.parameters, best.logits, merits)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +115,37 @@ def test_missing_weights_end_before_any_work(toy: Path, tmp_path: Path) -> None:
     toy.write_text(toy.read_text() + '[model]\nbackbone = "resnet50"\nweights = "gone.pth"\n')
     with pytest.raises(UserError, match=r"gone\.pth"):
         _fit(toy, tmp_path / "out")
+
+
+FULL_DISK = """
+import sys, torch
+from pathlib import Path
+from edge_sft import recipe as recipes
+from edge_sft.data.reader import open_dataset
+from edge_sft.errors import DeviceError
+from edge_sft.training.fit import fit
+torch.set_num_threads(1)
+recipe = recipes.load(Path(sys.argv[1]))
+try:
+    fit(recipe, open_dataset(recipe), Path(sys.argv[2]), recipe_text="")
+except DeviceError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_one_clear_line(toy: Path, tmp_path: Path) -> None:
+    toy.write_text(toy.read_text().replace("steps = 12", "steps = 0"))
+    out = tmp_path / "small"
+    out.mkdir()
+    mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m none "$0" && exec "$@"', str(out)]
+    if shutil.which("unshare") is None or subprocess.run([*mount, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here, so a full disk was not tried")
+    done = subprocess.run(
+        [*mount, sys.executable, "-c", FULL_DISK, str(toy), str(out)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "the disk is full" in done.stdout, done.stderr
+    assert len(done.stdout.splitlines()) == 1
