@@ -243,10 +243,15 @@ def report(
     kinds = sorted({said.split(":", 1)[1][:110].strip() for said in outcome["refused"] if ":" in said})
     lines += [
         "",
-        (f"Swaps asked {options.swaps}, taken up {outcome['swapped']}; deploys made to fail {options.failing}, refused "
-        f"with the old model still serving {outcome['unchanged']}. **Frames in − decisions out = {given - made}.**"),
-        (f"Deploy (verify, install, prove): median {np.median(outcome['deploy_s']):.2f} s; taken up by the agent after "
-        f"median {np.median(outcome['pickup_s']):.2f} s, most {max(outcome['pickup_s']):.2f} s."),
+        (
+            f"Swaps asked {options.swaps}, taken up {outcome['swapped']}; deploys made to fail {options.failing}, "
+            f"refused with the old model still serving {outcome['unchanged']}. "
+            f"**Frames in − decisions out = {given - made}.**"
+        ),
+        (
+            f"Deploy (verify, install, prove): median {np.median(outcome['deploy_s']):.2f} s; taken up by the agent "
+            f"after median {np.median(outcome['pickup_s']):.2f} s, most {max(outcome['pickup_s']):.2f} s."
+        ),
         f"Verdicts: {receiver.verdicts}; model versions seen: {', '.join(models)}; received twice: {receiver.doubles}.",
         "",
         "Refusals:",
