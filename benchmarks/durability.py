@@ -7,8 +7,7 @@ read after its death). Truth is the sender's own list of what its journal confir
 
     python benchmarks/durability.py --out benchmarks/results/durability.txt
 
-`--agent "edge-sft run ..."` kills that command instead of the sender ({host}, {port} and {root} are filled in; it
-must publish with ack = "ledger" under the prefix edge-sft/v1); instants are then random and truth is contiguity.
+`--agent` kills the real agent (a small model with random weights over 64×64 JPEGs) instead of the bare sender.
 """
 
 from __future__ import annotations
@@ -18,95 +17,17 @@ import contextlib
 import mmap
 import os
 import random
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
 PHASES = ("commit", "publish", "reconnect")
-STREAMS = ("line1", "line2")
-
-
-# --- the sender, a process of its own ------------------------------------------------------------------------
-
-
-def send(root: Path, port: int, per_s: float, ack: str) -> None:
-    """Journal and publish predictions until SIGTERM, then drain."""
-    from edge_sft.prediction import Prediction
-    from edge_sft.runtime.journal import Journal
-    from edge_sft.runtime.mqtt import MqttLink, MqttSettings
-    from edge_sft.runtime.outbox import Outbox
-    from edge_sft.runtime.publisher import Publisher
-    from edge_sft.runtime.topics import Topics
-
-    page = mmap.mmap(os.open(root / "phase", os.O_RDWR), 16)
-
-    class WatchedOutbox(Outbox):
-        def commit(self, *args):  # type: ignore[no-untyped-def]
-            page[0] = 1
-            try:
-                return super().commit(*args)
-            finally:
-                page[0] = 0
-
-    class WatchedPublisher(Publisher):
-        def _publish(self, *args, **options):  # type: ignore[no-untyped-def]
-            page[1] = 1
-            try:
-                return super()._publish(*args, **options)
-            finally:
-                page[1] = 0
-
-    class WatchedLink(MqttLink):
-        def _live_once(self):  # type: ignore[no-untyped-def]
-            page[2] = 1
-            return super()._live_once()
-
-    import edge_sft.runtime.journal as journal_module
-
-    journal_module.Outbox = WatchedOutbox  # type: ignore[misc]
-    page[0:3] = b"\0\0\0"
-    truth = os.open(root / "truth.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    settings = MqttSettings(port=port, first_wait_s=0.1, longest_wait_s=1.0)
-    with Journal(root / "journal.db") as journal:
-        journal.listen(lambda places: os.write(truth, "".join(f"{s} {e} {n}\n" for s, e, n in places).encode()))
-        link = WatchedLink(settings, client_id="sender")
-        link.on_connected(lambda: page.__setitem__(2, 0))
-        options = {"ack": ack, "backfill_per_s": 3000.0, "ack_timeout_s": 2.0}
-        with link, WatchedPublisher(journal, link, Topics("plant", "line", "device"), **options):  # type: ignore[arg-type]
-            began, count = time.monotonic(), 0
-            while not stop.is_set():
-                due = int((time.monotonic() - began) * per_s)
-                for _ in range(due - count):
-                    journal.append(
-                        Prediction(
-                            stream=STREAMS[count % 2],
-                            name=str(count),
-                            captured_at="2026-01-01T00:00:00.000Z",
-                            decided_at="2026-01-01T00:00:00.010Z",
-                            latency_ms=10.0,
-                            verdict="ok",
-                            label="good",
-                            score=0.01,
-                            confidence=0.99,
-                            probabilities={"good": 0.99, "scratch": 0.01},
-                        )
-                    )
-                    count += 1
-                stop.wait(0.004)
-            deadline = time.monotonic() + 60
-            while journal.waiting and time.monotonic() < deadline:
-                time.sleep(0.05)
-            print(f"drained, {journal.waiting} left", flush=True)
 
 
 # --- the processes under test --------------------------------------------------------------------------------
@@ -147,11 +68,9 @@ class Plant:
         self.broker = self._spawn([binary, "-c", str(self.root / "mosquitto.conf")], "broker.log")
 
     def start_sender(self) -> None:
-        if self.args.agent:
-            command = shlex.split(self.args.agent.format(host="127.0.0.1", port=self.port, root=self.root))
-        else:
-            options = ["--root", str(self.root), "--port", str(self.port), "--per-s", str(self.args.per_s)]
-            command = [sys.executable, __file__, "--sender", *options, "--ack", self.args.ack]
+        options = ["--root", str(self.root), "--port", str(self.port), "--per-s", str(self.args.per_s)]
+        options += ["--ack", self.args.ack, *(["--agent"] if self.args.agent else [])]
+        command = [sys.executable, str(Path(__file__).with_name("durability_sender.py")), *options]
         self.sender = self._spawn(command, "sender.log")
         self.started_at = time.monotonic()
 
@@ -192,8 +111,7 @@ def strike(plant: Plant, rng: random.Random, who: str, phase: str) -> str:
         plant.extra += 1
         time.sleep(rng.uniform(0.05, 0.4))
         plant.start_broker()
-    if not plant.args.agent:
-        plant.wait_phase(phase)
+    plant.wait_phase(phase)
     if who == "broker" and phase == "reconnect":
         time.sleep(rng.uniform(0.0, 0.03))
     doing = plant.kill(who, phase)
@@ -233,10 +151,10 @@ def verdict(plant: Plant) -> tuple[list[str], bool]:
                 f"  {account.duplicates:>10}  {account.reordered:>9}  {'yes' if not account.missing else 'NO'}"
             )
     lines.append("")
-    lines.append(f"committed by the sender but not in the ledger: {lost}")
+    lines.append(f"committed (confirmed durable by the journal) but not in the ledger: {lost}")
     lines.append(f"missing in the ledger (gaps per stream and epoch): {missing}")
     rate = stored / plant.alive_s if plant.alive_s else 0.0
-    lines.append(f"stored {stored} in {plant.alive_s:.0f} s of the sender's life: {rate:.0f} predictions/s")
+    lines.append(f"stored {stored} in {plant.alive_s:.0f} s of its life: {rate:.0f} predictions/s")
     return lines, lost == 0 and missing == 0 and stored > 0
 
 
@@ -246,22 +164,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-s", type=float, default=800.0)
     parser.add_argument("--ack", choices=("ledger", "broker"), default="ledger")
-    parser.add_argument("--agent", help="command line to kill instead of the sender")
+    parser.add_argument("--agent", action="store_true", help="kill the real agent instead of the bare sender")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", action="store_true", help="keep the working folder")
-    parser.add_argument("--sender", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.sender:
-        send(args.root, args.port, args.per_s, args.ack)
-        return 0
     rng = random.Random(args.seed)
     root = Path(tempfile.mkdtemp(prefix="durability-"))
+    if args.agent:
+        sys.path.insert(0, str(Path(__file__).parent))
+        from durability_sender import prepare_agent
+
+        prepare_agent(root)
     plant = Plant(root, args)
     began = time.monotonic()
     seen: Counter[tuple[str, str]] = Counter()
-    time.sleep(2.0)
+    time.sleep(4.0 if args.agent else 2.0)
     for number, (who, phase) in enumerate(schedule(rng, args.kills), start=1):
         time.sleep(rng.uniform(0.8, 2.2))
         doing = strike(plant, rng, who, phase)
@@ -276,11 +193,13 @@ def main() -> int:
     plant.broker.kill()
     plant.broker.wait()
     table, passed = verdict(plant)
+    what = "agent" if args.agent else "sender"
+    asked = f"seed {args.seed}, ack = {args.ack}, {args.per_s:.0f} predictions/s asked"
     head = [
-        f"kill -9: broker {args.kills} times, {'agent' if args.agent else 'sender'} {args.kills} times; "
-        + f"seed {args.seed}, ack = {args.ack}, {args.per_s:.0f} predictions/s asked, {time.monotonic() - began:.0f} s",
+        f"kill -9: broker {args.kills} times, {what} {args.kills} times; {asked}, {time.monotonic() - began:.0f} s",
         *(
-            f"  {who:<6} " + ", ".join(f"{phase} {seen[who, phase]}" for phase in (*PHASES, "between"))
+            f"  {what if who == 'sender' else who:<6} "
+            + ", ".join(f"{phase} {seen[who, phase]}" for phase in (*PHASES, "between"))
             for who in ("broker", "sender")
         ),
         f"  (and the broker {plant.extra} times more, to force the reconnects)",
