@@ -89,7 +89,7 @@ class Plant:
     def revive(self, who: str) -> None:
         self.start_broker() if who == "broker" else self.start_sender()
 
-    def wait_phase(self, phase: str, timeout_s: float = 4.0) -> None:
+    def wait_phase(self, phase: str, timeout_s: float = 8.0) -> None:
         deadline = time.monotonic() + timeout_s
         index = PHASES.index(phase)
         while not self.page[index] and time.monotonic() < deadline:
@@ -113,7 +113,7 @@ def strike(plant: Plant, rng: random.Random, who: str, phase: str) -> str:
         plant.start_broker()
     plant.wait_phase(phase)
     if who == "broker" and phase == "reconnect":
-        time.sleep(rng.uniform(0.0, 0.03))
+        time.sleep(rng.uniform(0.0, 0.0003))  # an attempt takes some milliseconds
     doing = plant.kill(who, phase)
     time.sleep(rng.uniform(0.02, 0.6))
     plant.revive(who)

@@ -49,8 +49,11 @@ def watched(page: mmap.mmap) -> tuple[type[Publisher], type[MqttLink]]:
 
     class WatchedLink(MqttLink):
         def _live_once(self):  # type: ignore[no-untyped-def]
-            page[RECONNECT] = 1
-            return super()._live_once()
+            page[RECONNECT] = 1  # until it is connected or has failed: waiting between attempts does not count
+            try:
+                return super()._live_once()
+            finally:
+                page[RECONNECT] = 0
 
         def start(self):  # type: ignore[no-untyped-def]
             self.on_connected(lambda: page.__setitem__(RECONNECT, 0))

@@ -251,12 +251,15 @@ class MqttLink:
         return link_errors.dropped(self.settings)
 
     def _farewell(self, client: Client) -> None:
-        """Send what is queued, then DISCONNECT."""
+        """Send what is queued and hear the answers, then DISCONNECT.
+
+        Closing a socket with unread answers resets it; the broker may then miss the DISCONNECT and publish the will.
+        """
         deadline = time.monotonic() + 1.0
-        while client.want_write() and time.monotonic() < deadline and client.loop(0.05) == 0:
+        while (client.want_write() or self._done) and time.monotonic() < deadline and client.loop(0.05) == 0:
             pass
         client.disconnect()
-        while client.want_write() and time.monotonic() < deadline and client.loop(0.05) == 0:
+        while client.want_write() and time.monotonic() < deadline + 0.5 and client.loop(0.05) == 0:
             pass
 
     def _new_client(self) -> Client:
