@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+import plain_finetune
 import protocols
 
 from edge_sft import checkpoint as files
@@ -39,9 +40,8 @@ from edge_sft.data.dataset import Dataset, Item
 from edge_sft.metrics.classification import balanced_accuracy, confusion_matrix, macro_f1
 from edge_sft.metrics.intervals import paired_flips
 from edge_sft.models.inference import InferenceModule
-from edge_sft.models.registry import build_classifier
 from edge_sft.preprocess import Preprocess, image_tensor, read_image
-from edge_sft.recipe import ModelSection, Recipe
+from edge_sft.recipe import Recipe
 from edge_sft.training.fit import fit
 from edge_sft.training.state import training_key
 
@@ -153,12 +153,15 @@ def probe(protocol: protocols.Protocol, side: int) -> NDArray[np.int64]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = build_classifier(ModelSection(), 2).eval()
+    model = plain_finetune.network(2).eval()  # the published network, built by timm
     spec = Preprocess(height=side, width=side)
 
     def features(rows: list[protocols.Row]) -> NDArray[np.float32]:
         tiles = tensors(rows, spec)
-        parts = [model.features(model.normalise(torch.from_numpy(tiles[i : i + 32]))) for i in range(0, len(tiles), 32)]
+        parts = []
+        for start in range(0, len(tiles), 32):
+            maps = (torch.from_numpy(tiles[start : start + 32]).permute(0, 3, 1, 2).float() - 127) / 128
+            parts.append(model.forward_head(model.forward_features(maps), pre_logits=True))
         return torch.cat(parts).numpy()
 
     truth = np.array([protocol.labels.index(row.label) for row in protocol.train])

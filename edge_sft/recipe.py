@@ -83,7 +83,7 @@ class ModelSection(_Section):
 
     backbone: str = "efficientnet_lite0"
     weights: str | None = None
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class AugmentSection(_Section):
@@ -91,9 +91,9 @@ class AugmentSection(_Section):
 
     flip_horizontal: bool = True
     flip_vertical: bool = False
-    rotate_deg: float = Field(default=5.0, ge=0, le=180)
+    rotate_deg: float = Field(default=0.0, ge=0, le=180)
     shift: float = Field(default=0.06, ge=0, le=0.5, description="fraction of the picture's side")
-    scale: float = Field(default=0.1, ge=0, lt=0.9, description="1 ± scale")
+    scale: float = Field(default=0.0, ge=0, lt=0.9, description="1 ± scale")
     brightness: float = Field(default=0.15, ge=0, lt=1)
     contrast: float = Field(default=0.15, ge=0, lt=1)
     noise: float = Field(default=0.0, ge=0, lt=0.5, description="standard deviation as a fraction of full scale")
@@ -104,14 +104,14 @@ class TrainSection(_Section):
 
     steps: int | Literal["auto"] = "auto"
     batch_size: int = Field(default=32, ge=2, le=1024)
-    learning_rate: float = Field(default=5e-4, gt=0, lt=1)
+    learning_rate: float = Field(default=3e-4, gt=0, lt=1)
     layer_decay: float = Field(default=0.75, gt=0, le=1, description="rate of a stage against the one above it")
     frozen_stages: int = Field(default=3, ge=0, description="stages next to the picture left as pre-trained")
     weight_decay: float = Field(default=0.02, ge=0, lt=1)
     label_smoothing: float = Field(default=0.05, ge=0, lt=0.5)
     class_balance: float = Field(default=1.0, ge=0, le=1, description="0 = as found, 1 = every class equally often")
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    patience: int = Field(default=6, ge=1, description="validations without improvement before stopping")
+    patience: int = Field(default=10, ge=1, description="validations without improvement before stopping")
     seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"

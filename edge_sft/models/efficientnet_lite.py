@@ -26,6 +26,7 @@ _STAGES = (
 )
 _SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite2": (1.1, 1.2)}  # width, depth
 _STEM, _HEAD = 32, 1280  # the Lite family scales neither
+_FIRST_TAP = 3
 
 
 class ConvNorm(nn.Module):
@@ -76,10 +77,30 @@ class InvertedResidual(nn.Module):
 
 
 def build(name: str) -> Backbone:
-    """Build Lite0 or Lite2 without weights; (x − 127) / 128 is the normalisation its weights were trained with."""
+    """Build Lite0 or Lite2 without weights, read at its stages of 1/8 resolution and below (see `Backbone.taps`).
+
+    (x − 127) / 128 is the normalisation its weights were trained with. The last 1×1 convolution, a fifth of the
+    weights, made ImageNet's features only and is left out.
+    """
+    stages, channels = _blocks(name)
+    taps = tuple(range(_FIRST_TAP, len(stages)))
+    width = 2 * sum(channels[index] for index in taps)
+    return Backbone(stages, GlobalAverage(), width, (127.0,) * 3, (128.0,) * 3, taps)
+
+
+def build_whole(name: str) -> Backbone:
+    """Build the published network without weights: average pooling behind the last 1×1 convolution."""
+    stages, channels = _blocks(name)
+    stages.append(ConvNorm(channels[-1], _HEAD, 1))
+    return Backbone(stages, GlobalAverage(), _HEAD, (127.0,) * 3, (128.0,) * 3)
+
+
+def _blocks(name: str) -> tuple[nn.ModuleList, list[int]]:
+    """Return stem and block stages, and the channels that each gives."""
     width, depth = _SCALES[name]
     stages = nn.ModuleList([ConvNorm(3, _STEM, 3, stride=2)])
     inside = _STEM
+    channels_out = [inside]
     for index, (expand, kernel, stride, channels, repeats) in enumerate(_STAGES):
         first_or_last = index in (0, len(_STAGES) - 1)
         count = repeats if first_or_last else math.ceil(repeats * depth)
@@ -89,8 +110,8 @@ def build(name: str) -> Backbone:
             blocks.append(InvertedResidual(inside, out, expand=expand, kernel=kernel, stride=1 if block else stride))
             inside = out
         stages.append(blocks)
-    stages.append(ConvNorm(inside, _HEAD, 1))
-    return Backbone(stages, GlobalAverage(), _HEAD, (127.0,) * 3, (128.0,) * 3)
+        channels_out.append(out)
+    return stages, channels_out
 
 
 def renamed(published: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
@@ -124,7 +145,8 @@ def _names(stages: nn.ModuleList) -> Iterator[tuple[str, str, str]]:
                     ours, theirs = f"{index}.{position}.{part}", f"_blocks.{number}"
                     yield ours, f"{theirs}._{part}_conv", f"{theirs}._bn{norm}"
             number += 1
-    yield str(len(stages) - 1), "_conv_head", "_bn1"
+    if isinstance(stages[-1], ConvNorm):
+        yield str(len(stages) - 1), "_conv_head", "_bn1"
 
 
 def _rounded(channels: float) -> int:

@@ -19,7 +19,8 @@ class Network:
         self.classifier = classifier.to(device).to(memory_format=torch.channels_last).eval()
         self.device = device
         self.bf16 = train.precision == "bf16" or (train.precision == "auto" and device.type == "cuda")
-        self.frozen = min(train.frozen_stages, len(classifier.stages) // 2)
+        most = min(classifier.taps, default=len(classifier.stages) // 2)  # a stage that is read must be run
+        self.frozen = min(train.frozen_stages, most)
         for stage in classifier.stages[: self.frozen]:
             stage.requires_grad_(False)
         for module in classifier.modules():
@@ -51,12 +52,10 @@ class Network:
         return maps
 
     def features(self, maps: Tensor) -> Tensor:
-        """Run the learning stages and pool, → float32 [N,width]."""
+        """Run the learning stages, → float32 [N,width]."""
         with self._cast():
-            for stage in self.classifier.stages[self.frozen :]:
-                maps = stage(maps)
-            pooled: Tensor = self.classifier.pool(maps)
-        return pooled.float()
+            features = self.classifier.features_from(maps, self.frozen)
+        return features.float()
 
     def logits(self, maps: Tensor) -> Tensor:
         """Run the learning stages and the head, → float32 [N,K]."""

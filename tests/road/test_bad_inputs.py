@@ -55,7 +55,7 @@ def test_unreadable_picture_is_left_out_by_name(factory: Factory, tmp_path: Path
 def test_wrong_key_in_the_recipe(factory: Factory, tmp_path: Path) -> None:
     text = (factory.home / "recipe.toml").read_text(encoding="utf-8")
     bad = tmp_path / "bad.toml"
-    bad.write_text(text.replace("batch_size", "batchsize").replace("dropout = 0.2", 'dropout = "much"'))
+    bad.write_text(text.replace("batch_size", "batchsize").replace("ema_decay = 0.99", 'ema_decay = "much"'))
     told = one_line(factory.run("build", bad))
     assert "2 problems" in told
     assert "did you mean 'batch_size'" in told
