@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def _recipe(pictures: Path, work: Path, *, own: bool) -> Path:
 
 def _for_cells(draft: str) -> str:
     """Say what the demo assumes of the solar cells' line; a third of its pictures are defects, a line has fewer."""
-    return draft.replace("# prevalence = 0.01", "prevalence = 0.05")
+    named = re.sub(r"^name = \"[^\"]*\"", 'name = "solar-cells"', draft, count=1, flags=re.MULTILINE)
+    return named.replace("# prevalence = 0.01", "prevalence = 0.05")
 
 
 def _keys(directory: Path) -> Path:
