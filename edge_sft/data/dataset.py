@@ -56,6 +56,7 @@ class PictureFacts:
         focus: Variance of the Laplacian; small means blurred (or a plain surface).
         thumbnail: 32 x 32 bytes, brightness with mean 0 and deviation 1 mapped to 128 + 32 x; empty for a
             picture without any structure.
+        detail: 96 x 96 signed bytes, what a slight blur takes away, for comparing two pictures closely; may be empty.
     """
 
     height: int
@@ -68,6 +69,7 @@ class PictureFacts:
     contrast: float
     focus: float
     thumbnail: bytes = field(default=b"", repr=False)
+    detail: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)

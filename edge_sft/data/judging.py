@@ -53,17 +53,18 @@ def copies(dataset: Dataset, exact: Sequence[Lookalikes], near: Sequence[Lookali
                 else "Look at them side by side: a label is wrong, or what little differs (brightness too) matters.",
                 _ids(conflicts),
             )
-    for clusters, word in ((exact, "copies"), (near, "near-copies")):
+    for clusters, word in ((exact, "have copies"), (near, "look nearly like one")):
         leaks = [cluster for cluster in clusters if cluster.leaking]
         if leaks:
             share = _leaked_share(dataset, leaks)
             yield Finding(
-                "error" if share > _LEAK_ERROR * (1 if clusters is exact else 5) else "warning",
+                "error" if clusters is exact and share > _LEAK_ERROR else "warning",
                 "leak",
-                f"{_count(sum(len(c.ids) for c in leaks), 'picture')} have {word} in another split "
-                f"({_percent(share)} of the test pictures do); for example {leaks[0].ids[0]} and "
-                f"{_elsewhere(leaks[0])}.",
-                "Results are flattered: keep them on one side, or let the recipe's [data.split] cut a pool.",
+                f"{_count(sum(len(c.ids) for c in leaks), 'picture')} {word} in another split "
+                f"({_percent(share)} of the test pictures), for example {leaks[0].ids[0]} and {_elsewhere(leaks[0])}.",
+                "Results are flattered: keep copies on one side, or let the recipe's [data.split] cut a pool."
+                if clusters is exact
+                else "Look at some: if they show one part, give it a group; else results are a little flattered.",
                 _ids(leaks),
             )
     kept = [cluster for cluster in exact if not cluster.conflicting]

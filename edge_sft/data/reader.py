@@ -79,7 +79,7 @@ def owner_groups(ids: Sequence[str], pattern: str | None) -> list[str | None]:
 def lookalikes(contents: Sequence[str], facts: Sequence[PictureFacts]) -> list[tuple[int, int]]:
     """Return index pairs of near-duplicates; the pictures' SHA-256 make it independent of their order."""
     order = sorted(range(len(contents)), key=lambda index: (contents[index], index))
-    pairs = similar.near_pairs([facts[index].thumbnail for index in order])
+    pairs = similar.near_pairs([facts[index].thumbnail for index in order], [facts[index].detail for index in order])
     return [(order[pair.first], order[pair.second]) for pair in pairs]
 
 

@@ -1,13 +1,10 @@
 """Finding pictures that are nearly the same, without mistaking a line's look-alike parts for one another.
 
 Two pictures are near-duplicates when (1) their 32 x 32 thumbnails, freed from exposure and gain, hardly differ, (2)
-the fine detail left after taking away a blurred copy agrees too, and (3) they are far nearer to one another than
-pictures of this data set usually are. Measured on public sets: 99 % of 1,300 pairs found among magnetic tiles
-shot at several exposures are the same tile, while 1,800 steel surfaces give only the one true copy they have.
-(1) alone joins unlike pictures with the same shading; (3) keeps apart the parts of a fixed camera that all look
-alike. No cluster may grow beyond a small share of the data: joining too much would ruin the split.
-
-All verified numbers are sums of integers, so that every machine and every file order finds the same pairs.
+the fine detail left after taking away a blurred copy agrees too, (3) they are far nearer to one another than pictures
+of this data set usually are, and (4) at 96 x 96 pixels they share more than parts of their kind do
+(`edge_sft.data.resembling`). (1) alone joins unlike pictures with the same shading, (1) to (3) the solar cells of one
+module. No cluster may grow beyond a small share of the data: joining too much would ruin the split.
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sft.data.looking import THUMBNAIL_SIDE
+from edge_sft.data.resembling import resemblance
 
 _DISTANCE = 0.03  # 1 - cosine of the thumbnails; different steel surfaces get below 0.02, none with agreeing detail
 _EQUAL = 1e-9  # copies of one picture, however alike all pictures are
@@ -30,6 +28,8 @@ _COARSE_DISTANCE = 0.05  # of 8 x 8 thumbnails, which only choose the candidates
 _NEIGHBOURS = 16  # candidates a picture, the nearest ones
 _BLOCK = 512
 _CLUSTER_SHARE, _CLUSTER_LEAST = 0.05, 24
+_SHOTS = 4  # the most alike others, passed over: they may be further shots of the same part
+_OTHERS = 12  # next after them, that show what is common
 
 _Floats = NDArray[np.float32]
 
@@ -43,11 +43,12 @@ class Pair:
     distance: float
 
 
-def near_pairs(thumbnails: Sequence[bytes]) -> list[Pair]:
+def near_pairs(thumbnails: Sequence[bytes], details: Sequence[bytes]) -> list[Pair]:
     """Find near-duplicates among pictures.
 
     Args:
         thumbnails: One a picture, as `PictureFacts.thumbnail`; empty ones are never near anything.
+        details: One a picture, as `PictureFacts.detail`.
 
     Returns:
         Pairs in order of distance. Time grows with the square of the number (20,000 pictures: seconds), memory
@@ -69,9 +70,37 @@ def near_pairs(thumbnails: Sequence[bytes]) -> list[Pair]:
         agree = near[_cosines(fine, rows[near], columns[near], detail=True) > _DETAIL]
         for i, j, distance in zip(rows[agree], columns[agree], distances[agree], strict=True):
             found[min(int(i), int(j)), max(int(i), int(j))] = float(distance)
-    pairs = [Pair(known[i], known[j], distance) for (i, j), distance in found.items()]
+    same = _verified(fine, [details[index] for index in known], sorted(found))
+    pairs = [Pair(known[i], known[j], found[i, j]) for i, j in same]
     pairs.sort(key=lambda pair: (round(pair.distance, 9), pair.first, pair.second))
     return _bounded(pairs, max(_CLUSTER_LEAST, int(_CLUSTER_SHARE * len(thumbnails))))
+
+
+def _verified(fine: _Floats, details: Sequence[bytes], pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the pairs that share more than their kind does."""
+    alike = _most_alike(fine, sorted({index for pair in pairs for index in pair}))
+    for first, second in pairs:
+        others = {**alike[first], **alike[second]}
+        for index, cosine in alike[first].items():
+            others[index] = max(cosine, others[index])
+        ranked = sorted(others.keys() - {first, second}, key=lambda index: (-others[index], index))
+        background = [details[index] for index in ranked[_SHOTS : _SHOTS + _OTHERS]]
+        if resemblance(details[first], details[second], background).same:
+            yield first, second
+
+
+def _most_alike(fine: _Floats, wanted: Sequence[int]) -> dict[int, dict[int, float]]:
+    """Return for each wanted picture those most like it, with the rounded cosine of their 16 x 16 thumbnails."""
+    side, found = THUMBNAIL_SIDE, {}
+    unit = _unit(fine.reshape(-1, side // 2, 2, side // 2, 2).sum(axis=(2, 4)).reshape(len(fine), -1))
+    count = min(_SHOTS + _OTHERS + 2, len(unit))
+    for start in range(0, len(wanted), _BLOCK):
+        rows = wanted[start : start + _BLOCK]
+        cosines = unit[rows] @ unit.T
+        nearest = np.argpartition(cosines, -count, axis=1)[:, -count:]
+        for row, columns, values in zip(rows, nearest, np.take_along_axis(cosines, nearest, axis=1), strict=True):
+            found[row] = {int(k): round(float(value), 5) for k, value in zip(columns, values, strict=True)}
+    return found
 
 
 def _unit(vectors: _Floats) -> _Floats:

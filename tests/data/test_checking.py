@@ -101,6 +101,21 @@ def test_copies_across_given_splits_leak(pool, judged, tmp_path):
     assert "5 % of the test pictures" in finding.text
 
 
+def test_near_copies_across_given_splits_are_no_error(pool, judged, tmp_path, picture, save):
+    root = tmp_path / "parts"
+    pool(root / "train", ok=30, bad=30)
+    for number, label in enumerate(("ok", "bad")):
+        for side, first in (("val", 10), ("test", 20)):
+            for index in range(first, first + 5):
+                source = picture(1000 * number + index)
+                save(root / side / label / f"{label}{index}.jpg", source, cv2.IMWRITE_JPEG_QUALITY, 90)
+    findings = judged(root, "ok", "bad")
+    finding = one(findings, "leak")
+    assert finding.severity == "warning"
+    assert "100 % of the test pictures" in finding.text
+    assert not findings.has_errors
+
+
 def test_groups_torn_by_given_splits(pool, judged, tmp_path):
     root = pool(ok=20, bad=20)
     rows = [

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 
 from edge_sft.data.looking import measure
+from edge_sft.data.resembling import Resemblance
 from edge_sft.data.similar import near_pairs
 
 
-def thumbnails(images):
-    return [measure(image).thumbnail for image in images]
-
-
 def found(images):
-    return {(pair.first, pair.second) for pair in near_pairs(thumbnails(images))}
+    facts = [measure(image) for image in images]
+    return {(pair.first, pair.second) for pair in near_pairs([f.thumbnail for f in facts], [f.detail for f in facts])}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +62,40 @@ def test_alike_parts_of_a_fixed_camera_are_kept_apart_and_true_copies_found():
     assert found([*images, *copies]) == {(i, 200 + i) for i in range(10)}
 
 
+def cells(count, module):
+    """Solar cells of modules: alike to the pixel within one, with its pose and shading; little else but noise."""
+    rng = np.random.default_rng(1)
+    images = []
+    for index in range(count):
+        if index % module == 0:
+            down, right = rng.normal(0, 1.0, 2)
+            shade = cv2.resize(rng.uniform(0.8, 1.2, (3, 3)).astype(np.float32), (300, 300))
+        cell = np.full((300, 300), 40, np.float32)
+        cell[6:294, 6:294] = 150
+        for bar in (60, 150, 240):
+            cell[bar : bar + 4, 10:290] = 70
+        move = np.float32([[1, 0, right], [0, 1, down]])
+        cell = cv2.warpAffine(cell, move, (300, 300), flags=cv2.INTER_LINEAR, borderMode=1) * shade
+        images.append(
+            np.clip(cv2.GaussianBlur(cell, (0, 0), 2) + rng.normal(0, 2, cell.shape), 0, 255).astype(np.uint8)
+        )
+    return images
+
+
+def test_alike_parts_that_a_coarse_look_takes_for_one_are_kept_apart(monkeypatch):
+    images = cells(120, 8)
+    copies = [changed(image, how) for image, how in zip(images[:2], ("smaller", "darker"), strict=True)]
+    copies.append(cv2.imdecode(cv2.imencode(".jpg", images[2], [1, 90])[1], 0))
+    assert found([*images, *copies]) == {(i, 120 + i) for i in range(3)}
+    monkeypatch.setattr(Resemblance, "same", True)
+    assert len(found(images)) > 50
+
+
+def test_few_pictures_need_plain_agreement():
+    images = cells(3, 3)
+    assert found([*images, changed(images[0], "darker")]) == {(0, 3)}
+
+
 def test_no_cluster_swallows_the_data_even_where_position_alone_differs():
     rng = np.random.default_rng(0)
     pairs = found([part(rng, 1.5) for _ in range(300)])
@@ -82,8 +114,8 @@ def test_no_cluster_swallows_the_data_even_where_position_alone_differs():
 def test_plain_pictures_are_never_near(different):
     flat = [np.full((50, 50), level, np.uint8) for level in (0, 0, 127, 255)]
     assert found([*different, *flat]) == set()
-    assert near_pairs([]) == []
-    assert near_pairs([b"", b""]) == []
+    assert near_pairs([], []) == []
+    assert near_pairs([b"", b""], [b"", b""]) == []
 
 
 def test_order_does_not_matter(different):
@@ -97,7 +129,8 @@ def test_20_000_pictures_take_seconds():
     rng = np.random.default_rng(0)
     many = list(rng.integers(0, 256, (20_000, 1024), dtype=np.uint8))
     many[19_999] = many[3]
+    details = [np.resize(one, 96 * 96).tobytes() for one in many]
     begun = time.monotonic()
-    pairs = near_pairs([one.tobytes() for one in many])
+    pairs = near_pairs([one.tobytes() for one in many], details)
     assert [(pair.first, pair.second) for pair in pairs] == [(3, 19_999)]
     assert time.monotonic() - begun < 60  # 3 s on two free cores
