@@ -26,6 +26,7 @@ _RARE_SHARE, _RARE_LEAST = 0.05, 12  # parts are shot up to a dozen times; that 
 _SAMPLE = 1024  # others that tell what is usual
 _COARSE_DISTANCE = 0.05  # of 8 x 8 thumbnails, which only choose the candidates
 _NEIGHBOURS = 16  # candidates a picture, the nearest ones
+_VERIFIED = 6  # of these so many a picture are looked at closely (2 ms each); copies of copies join through others
 _BLOCK = 512
 _CLUSTER_SHARE, _CLUSTER_LEAST = 0.05, 24
 _SHOTS = 4  # the most alike others, passed over: they may be further shots of the same part
@@ -70,10 +71,21 @@ def near_pairs(thumbnails: Sequence[bytes], details: Sequence[bytes]) -> list[Pa
         agree = near[_cosines(fine, rows[near], columns[near], detail=True) > _DETAIL]
         for i, j, distance in zip(rows[agree], columns[agree], distances[agree], strict=True):
             found[min(int(i), int(j)), max(int(i), int(j))] = float(distance)
-    same = _verified(fine, [details[index] for index in known], sorted(found))
+    same = _verified(fine, [details[index] for index in known], _nearest_few(found))
     pairs = [Pair(known[i], known[j], found[i, j]) for i, j in same]
     pairs.sort(key=lambda pair: (round(pair.distance, 9), pair.first, pair.second))
     return _bounded(pairs, max(_CLUSTER_LEAST, int(_CLUSTER_SHARE * len(thumbnails))))
+
+
+def _nearest_few(found: dict[tuple[int, int], float]) -> list[tuple[int, int]]:
+    """Return the pairs that are among the nearest few of either picture: a crowd of alike parts stays affordable."""
+    taken: dict[int, int] = {}
+    kept = []
+    for first, second in sorted(found, key=lambda pair: (round(found[pair], 9), pair)):
+        if min(taken.get(first, 0), taken.get(second, 0)) < _VERIFIED:
+            kept.append((first, second))
+            taken[first], taken[second] = taken.get(first, 0) + 1, taken.get(second, 0) + 1
+    return sorted(kept)
 
 
 def _verified(fine: _Floats, details: Sequence[bytes], pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
