@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ def demo(
     """See the whole road in one command: pictures → model → signed bundle → agent → decisions on MQTT."""
     started = time.monotonic()
     directory = directory.resolve()
-    work = directory / "own" if data else directory / "elpv"
+    work = directory / (_folder_for(data) if data else "elpv")
     _announce(data, directory)
     pictures = data.resolve() if data else _fetch(directory / "pictures")
     recipe = _recipe(pictures, work, own=data is not None)
@@ -49,6 +50,12 @@ def demo(
     _step("Stream decisions over MQTT")
     heard = _stream(recipe, work)
     _closing(built, heard, work, time.monotonic() - started)
+
+
+def _folder_for(data: Path) -> str:
+    """Name the work folder after the pictures' place, so that other pictures never meet an older recipe."""
+    place = data.resolve()
+    return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:6]}"
 
 
 @dataclass
