@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from rich.markup import escape
 
 from edge_sft.cli.console import console, progress
 from edge_sft.cli.paths import keys_directory
-from edge_sft.errors import EdgeSftError
+from edge_sft.errors import DataError, EdgeSftError
 
 if TYPE_CHECKING:
     from edge_sft.checkpoint import CheckpointMeta
@@ -57,13 +58,16 @@ def build_bundle(recipe_path: Path, out: Path, key: Path) -> Built:
     from edge_sft.data.reader import open_dataset
 
     prepare(None)  # before torch is imported
+    from edge_sft.training.fit import fit
+
     private_key = load_private(key)  # before the long work: a missing key is told now
     recipe = recipes.load(recipe_path)
     text = recipe_path.read_text(encoding="utf-8")
     with progress() as bar:
         dataset = open_dataset(recipe, bar)
         check_page = _check(recipe, dataset, out, bar)
-        meta = _train(recipe, text, dataset, out / "checkpoint", bar)
+        # returns a finished training of the same recipe and pictures as it is, and continues a killed one
+        meta = fit(recipe, dataset, out / "checkpoint", recipe_text=text, progress=bar)
         exported = _export(recipe, meta, dataset, out, bar)
     report = _report(recipe, out, meta, exported, dataset)
     bundle = _bundle(out, exported, report, private_key)
@@ -84,21 +88,6 @@ def _check(recipe: Recipe, dataset: Dataset, out: Path, bar: Any) -> Path:
     return page
 
 
-def _train(recipe: Recipe, text: str, dataset: Dataset, checkpoint: Path, bar: Any) -> CheckpointMeta:
-    from edge_sft import checkpoint as checkpoints
-    from edge_sft.training.fit import fit
-
-    same_text = (checkpoint / checkpoints.RECIPE).is_file() and (checkpoint / checkpoints.RECIPE).read_text(
-        encoding="utf-8"
-    ) == text
-    if same_text and (checkpoint / checkpoints.META).is_file():
-        meta = checkpoints.read_meta(checkpoint)
-        if meta.dataset_fingerprint == dataset.fingerprint:
-            console.print("Trained already with this recipe and these pictures.")
-            return meta
-    return fit(recipe, dataset, checkpoint, recipe_text=text, progress=bar)
-
-
 def _export(recipe: Recipe, meta: CheckpointMeta, dataset: Dataset, out: Path, bar: Any) -> ExportResult:
     from edge_sft.export.variants import export_variants, read_export
 
@@ -106,8 +95,10 @@ def _export(recipe: Recipe, meta: CheckpointMeta, dataset: Dataset, out: Path, b
     stamp = target / "made-from.txt"
     made_from = _export_digest(recipe, meta)
     if stamp.is_file() and stamp.read_text() == made_from:
-        console.print("Exported already from these weights.")
-        return read_export(target)
+        with contextlib.suppress(DataError):  # damaged meanwhile: made again
+            kept = read_export(target)
+            console.print("Exported already from these weights.")
+            return kept
     stamp.unlink(missing_ok=True)  # an export that is killed half way must not look finished
     result = export_variants(
         out / "checkpoint",
