@@ -1,28 +1,33 @@
 """Pipeline: source → queue → workers → journal, all at once, in order, with nothing unsaid.
 
-    feed thread ──▶ SampleQueue ──▶ workers (prepare ‖ infer) ──▶ InOrder ──▶ sink (journal)
+    feed thread ──▶ SampleQueue ──▶ prepare threads ──▶ Ready ──▶ infer threads ──▶ InOrder ──▶ sink (journal)
     swap thread ──▶ Post (which model)             settle thread ──▶ flush journal, then let the source forget
 
-There is one worker more than the model has copies: while they infer, one decodes geometry. OpenCV and ONNX Runtime
-release the interpreter lock, so threads do. Every Sample of a triggered source comes out as exactly one Prediction.
+Each copy of the model has a thread that only infers and decides, and another that prepares its next input meanwhile,
+so a copy never waits for geometry or for a thread to wake. OpenCV and ONNX Runtime release the interpreter lock, so
+threads do. Every Sample of a triggered source comes out as exactly one Prediction.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edge_sft.errors import DataError
 from edge_sft.prediction import Prediction, Sample, rfc3339
 from edge_sft.runtime.config import PipelineSection
 from edge_sft.runtime.crew import Crew, Post
 from edge_sft.runtime.meter import Meter
-from edge_sft.runtime.queues import InOrder, Numbered, SampleQueue
+from edge_sft.runtime.queues import InOrder, Numbered, Ready, SampleQueue
 from edge_sft.runtime.sources.protocol import Source, SourceEnded, SourceStatus
 from edge_sft.runtime.swap import TELL, Loader, Swapper
 from edge_sft.runtime.triggers import NamedSource, Trigger, TriggeredSource, TriggerInbox, faulty
@@ -36,6 +41,15 @@ _SETTLE_S = 0.05
 _STUCK_S = 10.0
 # Decided files whose decision could not be made durable yet (disk full); older ones are decided again on restart.
 _RECEIPTS_MAX = 10_000
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A Sample with its model input, and the claimed crew that will decide it."""
+
+    numbered: Numbered
+    crew: Crew
+    tensor: NDArray[Any]
 
 
 class Pipeline:
@@ -69,13 +83,14 @@ class Pipeline:
         self._flush = flush
         self._tell = tell
         self._queue = SampleQueue(section.queue.size, section.queue_policy)
+        self._ready: Ready[_Prepared] = Ready(ahead=section.workers, producers=section.workers)
         self._order: InOrder[tuple[Prediction, Sample]] = InOrder(self._deliver)
         self._swapper = Swapper(loader, self.post, tell)
         self._receipts: deque[Sample] = deque(maxlen=_RECEIPTS_MAX)
         self._stopping = threading.Event()
         self._fed = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._workers: list[threading.Thread] = []
+        self._inferring: list[threading.Thread] = []
         self._busy_since: dict[str, float] = {}
         self._connected = True
         self._fed_at_s = time.monotonic()
@@ -96,8 +111,9 @@ class Pipeline:
         self._spawn("swap", lambda: self._swapper.run(self._stopping))
         self._spawn("settle", self._settle_for_ever)
         self._spawn("feed", self._feed)
-        for number in range(self.section.workers + 1):
-            self._workers.append(self._spawn(f"worker{number}", self._work))
+        for number in range(self.section.workers):
+            self._spawn(f"prepare{number}", self._prepare)
+            self._inferring.append(self._spawn(f"infer{number}", self._infer))
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Take nothing more, decide what was taken, settle it. False when something hung past the time."""
@@ -145,7 +161,6 @@ class Pipeline:
                 return
             except Exception as error:
                 log.exception("%s died", name)
-                self._busy_since.pop(name, None)
                 self._tell("thread_died", f"{name} died ({type(error).__name__}: {error}); it is started again")
             if time.monotonic() - began > 60.0:
                 pause_s = 1.0
@@ -156,7 +171,8 @@ class Pipeline:
     @property
     def finished(self) -> bool:
         """The source has ended and every Sample is decided."""
-        return self._fed.is_set() and bool(self._workers) and not any(thread.is_alive() for thread in self._workers)
+        infers = self._inferring
+        return self._fed.is_set() and bool(infers) and not any(thread.is_alive() for thread in infers)
 
     # --- source → queue --------------------------------------------------------------------------------------
 
@@ -222,36 +238,71 @@ class Pipeline:
 
     # --- queue → decisions -----------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        name = threading.current_thread().name
+    def _prepare(self) -> None:
         while True:
-            taken = self._queue.take(_TURN_S, self.post.claim)
-            if taken is None:
-                if self._queue.drained:
-                    return
+            if not self._ready.reserve(_TURN_S):
                 continue
-            numbered, crew = taken
-            self._busy_since[name] = time.monotonic()
+            kept = False
             try:
-                prediction = self._decide(numbered.sample, crew)
+                taken = self._queue.take(_TURN_S, self.post.claim)
+                if taken is not None:
+                    kept = self._prepare_one(*taken)
+                elif self._queue.drained:
+                    self._ready.leave()
+                    return
             finally:
-                self.post.release(crew)
-                self._busy_since.pop(name, None)
-            self._order.put(numbered.number, (prediction, numbered.sample))
+                if not kept:
+                    self._ready.free()
 
-    def _decide(self, sample: Sample, crew: Crew | None) -> Prediction:
-        if crew is None:
-            return no_decision(sample, "no model is deployed", None)
-        if sample.fault is not None:
-            return no_decision(sample, sample.fault, crew)
-        try:
-            return crew.infer(crew.prepare(sample), sample)
-        except DataError as error:
+    def _prepare_one(self, numbered: Numbered, crew: Crew | None) -> bool:
+        """Hand the Sample on with its model input; False when its decision is known without inferring."""
+        sample, kept = numbered.sample, False
+        with self._busy():
+            try:
+                if crew is None:
+                    answer = no_decision(sample, "no model is deployed", None)
+                elif sample.fault is not None:
+                    answer = no_decision(sample, sample.fault, crew)
+                else:
+                    self._ready.put(_Prepared(numbered, crew, crew.prepare(sample)))
+                    kept = True
+            except Exception as error:  # noqa: BLE001  # the stream goes on
+                answer = self._failed(sample, crew, error)
+            finally:
+                if not kept:
+                    self.post.release(crew)
+            if not kept:
+                self._order.put(numbered.number, (answer, sample))
+        return kept
+
+    def _infer(self) -> None:
+        while (item := self._ready.take()) is not None:
+            sample = item.numbered.sample
+            with self._busy():
+                try:
+                    prediction = item.crew.infer(item.tensor, sample)
+                except Exception as error:  # noqa: BLE001  # the stream goes on
+                    prediction = self._failed(sample, item.crew, error)
+                finally:
+                    self.post.release(item.crew)
+                self._order.put(item.numbered.number, (prediction, sample))
+
+    def _failed(self, sample: Sample, crew: Crew | None, error: Exception) -> Prediction:
+        if isinstance(error, DataError):
             return no_decision(sample, str(error), crew)
-        except Exception as error:
-            log.exception("%s: deciding failed", self.section.name)
-            self._tell("decision_failed", f"{type(error).__name__}: {error}")
-            return no_decision(sample, f"internal error ({type(error).__name__})", crew)
+        log.error("%s: deciding failed", self.section.name, exc_info=error)
+        self._tell("decision_failed", f"{type(error).__name__}: {error}")
+        return no_decision(sample, f"internal error ({type(error).__name__})", crew)
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Note since when this thread has been at one sample."""
+        name = threading.current_thread().name
+        self._busy_since[name] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._busy_since.pop(name, None)
 
     def _deliver(self, item: tuple[Prediction, Sample]) -> None:
         prediction, sample = item

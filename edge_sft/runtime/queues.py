@@ -1,10 +1,11 @@
-"""The bounded queue of Samples in front of the model, and the way back into order behind it.
+"""The bounded queues of Samples in front of the model, and the way back into order behind it.
 
 Memory never grows: the queue holds at most ``size`` Samples, the orderer at most ``ahead_max`` decisions.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -100,6 +101,49 @@ class SampleQueue:
     def __len__(self) -> int:
         with self._changed:
             return len(self._samples)
+
+
+class Ready(Generic[Item]):
+    """Items that are prepared and wait for a free model; room is reserved before an item is prepared.
+
+    Args:
+        ahead: Most items reserved and not yet taken.
+        producers: How many threads put items; when each has said `leave`, `take` ends.
+    """
+
+    def __init__(self, ahead: int, producers: int) -> None:
+        self._room = threading.Semaphore(ahead)
+        self._items: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._producers = producers
+
+    def reserve(self, timeout_s: float) -> bool:
+        """Wait for room for one item. Follow with `put`, or with `free`."""
+        return self._room.acquire(timeout=timeout_s)
+
+    def free(self) -> None:
+        """Give reserved room back."""
+        self._room.release()
+
+    def put(self, item: Item) -> None:
+        """Hand an item over."""
+        self._items.put(item)
+
+    def take(self) -> Item | None:
+        """Wait for the next item; None when no more will come."""
+        item = self._items.get()
+        if item is None:
+            self._items.put(None)  # for the next one who asks
+        else:
+            self._room.release()
+        return item
+
+    def leave(self) -> None:
+        """Say that this thread puts no more."""
+        with self._lock:
+            self._producers -= 1
+            if not self._producers:
+                self._items.put(None)
 
 
 class InOrder(Generic[Item]):

@@ -58,7 +58,7 @@ def is_truncated(content: bytes) -> bool:
     if content[:2] == b"\xff\xd8":
         # Entropy-coded data never holds FF D9: an end mark after the last scan's start closes the main picture,
         # whatever the embedded thumbnail before it or a camera's notes after it contain.
-        return content.find(b"\xff\xd9", max(content.rfind(b"\xff\xda"), 0)) < 0
+        return content.rfind(b"\xff\xd9", max(content.rfind(b"\xff\xda"), 0)) < 0
     if content[:4] == b"\x89PNG":
         return content.rfind(b"IEND", max(len(content) - 65536, 0)) < 0
     return False
