@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -142,6 +143,7 @@ class Agent:
         On the way out everything taken is decided, journalled and, while the broker answers, delivered; the state
         becomes ``offline``. Trouble with sources, models, disk and broker is told and outlived, never raised.
         """
+        _one_thread_a_picture()
         self.link.start()
         self.publisher.start()
         for pipeline in self.pipelines:
@@ -182,3 +184,11 @@ class Agent:
         self.link.stop()
         self.journal.close()
         return clean
+
+
+def _one_thread_a_picture() -> None:
+    """Keep OpenCV from waking its thread pool for every frame: pipelines and copies of the model fill the cores."""
+    with contextlib.suppress(ImportError):  # a device of sensors alone has no OpenCV
+        import cv2
+
+        cv2.setNumThreads(1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -42,7 +43,8 @@ class Journal:
         max_age_s: Longest that an entry waits, in seconds of running time.
         memory_bytes: Most that waits in memory while the disk refuses.
         queue_limit: Most predictions between `append` and the writer; beyond it the oldest is counted as lost.
-        window_s: How long a group commit gathers.
+        window_s: How long a group commit gathers when the last one is a while ago.
+        spacing_s: Least time from one group commit to the next: a busy line shares its fsyncs.
         clock: Monotonic seconds.
         on_event: Told (kind, sentence) once per change: ``journal_set_aside``, ``journal_in_memory``,
             ``journal_on_disk_again``.
@@ -60,6 +62,7 @@ class Journal:
         memory_bytes: int = 8 * 2**20,
         queue_limit: int = 10_000,
         window_s: float = 0.002,
+        spacing_s: float = 0.02,
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[[str, str], None] | None = None,
     ) -> None:
@@ -69,6 +72,7 @@ class Journal:
         self._memory_limits = Limits(min(memory_bytes, max_bytes), max_age_s)
         self._queue_limit = queue_limit
         self._window_s = window_s
+        self._spacing_s = spacing_s
         self._clock = clock
         self._on_event = on_event
         self._listeners: list[Listener] = []
@@ -198,11 +202,13 @@ class Journal:
     # --- the writer ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        last_s = -math.inf
         while True:
             self._wake.wait(0.25)
             if self._wake.is_set() and not self._closing:
-                time.sleep(self._window_s)
+                time.sleep(max(self._window_s, last_s + self._spacing_s - time.monotonic()))
             self._wake.clear()
+            last_s = time.monotonic()
             try:
                 self._turn()
             except Exception:  # the writer must outlive whatever happens; what it held was put back
