@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_sft import durable
-from edge_sft.errors import DataError
-from edge_sft.policy import Policy
-from edge_sft.preprocess import Preprocess
+from edge_sft.errors import BugError, DataError
+from edge_sft.policy import AnyPolicy, Policy
+from edge_sft.preprocess import AnyPreprocess, Preprocess, Windowing
 from edge_sft.task import Task
 
 WEIGHTS = "model.safetensors"
@@ -40,15 +40,36 @@ class CheckpointMeta(BaseModel):
     name: str
     version: str
     task: Task
-    preprocess: Preprocess
+    preprocess: AnyPreprocess
     backbone: str
-    policy: Policy
+    policy: AnyPolicy
     temperature: float = Field(default=1.0, gt=0)
     dataset_fingerprint: str
     test_fingerprint: str | None = None
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     metrics: dict[str, dict[str, float]] = {}
     training: dict[str, Any] = {}
+
+    @property
+    def geometry(self) -> Preprocess:
+        """The picture's geometry. Raises BugError for a model of sensors."""
+        if not isinstance(self.preprocess, Preprocess):
+            raise BugError(self.name, "is a model of sensors and was taken for one of pictures", "Please report it.")
+        return self.preprocess
+
+    @property
+    def windowing(self) -> Windowing:
+        """The windows' making. Raises BugError for a model of pictures."""
+        if not isinstance(self.preprocess, Windowing):
+            raise BugError(self.name, "is a model of pictures and was taken for one of sensors", "Please report it.")
+        return self.preprocess
+
+    @property
+    def rule(self) -> Policy:
+        """The policy of a classification. Raises BugError for other kinds."""
+        if not isinstance(self.policy, Policy):
+            raise BugError(self.name, f"is no classification but {self.task.kind}", "Please report it.")
+        return self.policy
 
 
 @dataclass(frozen=True)

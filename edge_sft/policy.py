@@ -5,18 +5,47 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from edge_sft.errors import BundleRefused
 from edge_sft.prediction import Decision
 from edge_sft.task import Task
 
 
-class Policy(BaseModel):
+class AlarmRule(BaseModel):
+    """When decisions about an asset open and close a case.
+
+    Attributes:
+        on_after_s: How long the asset must be ``nok`` without a break before a case opens.
+        off_after_s: How long it must be ``ok`` before the case closes.
+        clear_ratio: Below this share of the threshold a score counts as ``ok`` for closing (hysteresis).
+        stale_s: Silence after which the asset is ``offline``: a state of its own, never healthy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    on_after_s: float = Field(default=0.0, ge=0)
+    off_after_s: float = Field(default=0.0, ge=0)
+    clear_ratio: float = Field(default=0.9, gt=0, le=1)
+    stale_s: float = Field(default=60.0, gt=0)
+
+
+class _Versioned(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+
+    @property
+    def version(self) -> str:
+        """Twelve hex digits that change when any number of the policy does."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+class Policy(_Versioned):
     """Decision rule of a classification task.
 
     The evidence for a defect is the sum of the defect labels' probabilities. At or above ``threshold`` the part
@@ -24,9 +53,6 @@ class Policy(BaseModel):
     means a defect (sorting), the verdict is ``ok`` unless confidence is below ``min_confidence``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
     kind: Literal["classification"] = "classification"
     labels: tuple[str, ...] = Field(min_length=2)
     ok_labels: tuple[str, ...] = ()
@@ -50,28 +76,61 @@ class Policy(BaseModel):
             raise ValueError(f"ok_labels {list(self.ok_labels)} must be among labels {list(self.labels)}")
         return self
 
-    @property
-    def version(self) -> str:
-        """Twelve hex digits that change when any number of the policy does."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+class AnomalyPolicy(_Versioned):
+    """Decision rule of anomaly detection: at or above ``threshold`` the asset is ``nok``.
+
+    The threshold is local to a machine and comes from its commissioning run; until there is one, every decision is
+    ``no_decision``. ``scale`` divides the score in messages so that 1 is at the threshold.
+    """
+
+    kind: Literal["anomaly"] = "anomaly"
+    threshold: float | None = Field(default=None, gt=0)
+    alarm: AlarmRule = AlarmRule()
+    deadline_ms: float | None = Field(default=None, gt=0)
 
 
-def from_json(content: bytes, *, source: str) -> Policy:
+class RegressionPolicy(_Versioned):
+    """Decision rule of remaining useful life: ``nok`` when the ``judge``d value is at or below ``act_below``.
+
+    ``low`` judges by the interval's lower end (maintain rather too early), ``value`` by the estimate. Between
+    ``act_below`` and ``warn_below`` the asset is ``uncertain``.
+    """
+
+    kind: Literal["regression"] = "regression"
+    act_below: float = Field(default=0.0)
+    warn_below: float | None = None
+    judge: Literal["low", "value"] = "low"
+    alarm: AlarmRule = AlarmRule()
+    deadline_ms: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RegressionPolicy:
+        if self.warn_below is not None and self.warn_below < self.act_below:
+            raise ValueError("warn_below must not be under act_below")
+        return self
+
+
+AnyPolicy = Annotated[Policy | AnomalyPolicy | RegressionPolicy, Field(discriminator="kind")]
+_ANY: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
+
+
+def from_json(content: bytes, *, source: str) -> AnyPolicy:
     """Parse policy.json. Raises BundleRefused when it is not a policy v1."""
     try:
-        return Policy.model_validate_json(content)
+        return _ANY.validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleRefused(source, f"is not a valid policy ({where}: {first['msg']})", "Mend or remove it.") from error
 
 
-def load(path: Path) -> Policy:
+def load(path: Path) -> AnyPolicy:
     """Read a policy file from the device's disk."""
     return from_json(path.read_bytes(), source=str(path))
 
 
-def check_fits(policy: Policy, task: Task, *, source: str) -> None:
+def check_fits(policy: AnyPolicy, task: Task, *, source: str) -> None:
     """Refuse a policy made for another task.
 
     Raises:
@@ -81,6 +140,8 @@ def check_fits(policy: Policy, task: Task, *, source: str) -> None:
         raise BundleRefused(
             source, f"is a policy for {policy.kind}, the model does {task.kind}", "Give the model's own policy."
         )
+    if not isinstance(policy, Policy):
+        return
     if policy.labels != task.labels:
         raise BundleRefused(
             source,
@@ -95,16 +156,51 @@ def check_fits(policy: Policy, task: Task, *, source: str) -> None:
         )
 
 
-def decide(outputs: dict[str, NDArray[Any]], policy: Policy) -> Decision:
+def decide(outputs: dict[str, NDArray[Any]], policy: AnyPolicy) -> Decision:
     """Turn one sample's outputs into a decision.
 
     Args:
-        outputs: ``probabilities`` float [K], batch axis removed.
+        outputs: The graph's outputs with the batch axis removed: ``probabilities`` float [K]; ``score`` float [] and
+            ``contributions`` [C]; or ``value`` [] and ``quantiles`` [Q].
         policy: The active policy; its labels are in the order of the outputs.
 
     Returns:
-        A Decision; ``no_decision`` when the outputs hold NaN, infinities or the wrong number of values.
+        A Decision; ``no_decision`` when the outputs hold NaN, infinities or the wrong number of values, or the
+        machine was not commissioned.
     """
+    if isinstance(policy, AnomalyPolicy):
+        return _decide_anomaly(outputs, policy)
+    if isinstance(policy, RegressionPolicy):
+        return _decide_regression(outputs, policy)
+    return _decide_classification(outputs, policy)
+
+
+def _decide_anomaly(outputs: dict[str, NDArray[Any]], policy: AnomalyPolicy) -> Decision:
+    score = float(np.asarray(outputs["score"]).reshape(()))
+    if not np.isfinite(score):
+        return Decision("no_decision", reason="model output is not finite")
+    if policy.threshold is None:
+        return Decision("no_decision", reason="not commissioned: this machine has no threshold yet")
+    ratio = max(score, 0.0) / policy.threshold
+    return Decision("nok" if ratio >= 1 else "ok", score=ratio)
+
+
+def _decide_regression(outputs: dict[str, NDArray[Any]], policy: RegressionPolicy) -> Decision:
+    value = float(np.asarray(outputs["value"]).reshape(()))
+    quantiles = np.asarray(outputs["quantiles"], dtype=np.float64).reshape(-1)
+    if not (np.isfinite(value) and np.isfinite(quantiles).all()):
+        return Decision("no_decision", reason="model output is not finite")
+    low, high = (float(quantiles[0]), float(quantiles[-1])) if quantiles.size else (value, value)
+    judged = low if policy.judge == "low" else value
+    if judged <= policy.act_below:
+        return Decision("nok", value=value, low=low, high=high)
+    if policy.warn_below is not None and judged <= policy.warn_below:
+        reason = f"at or below warn_below ({policy.warn_below:g})"
+        return Decision("uncertain", reason=reason, value=value, low=low, high=high)
+    return Decision("ok", value=value, low=low, high=high)
+
+
+def _decide_classification(outputs: dict[str, NDArray[Any]], policy: Policy) -> Decision:
     probabilities = np.asarray(outputs.get("probabilities", ()), dtype=np.float64).reshape(-1)
     if probabilities.size != len(policy.labels):
         return Decision("no_decision", reason=f"{probabilities.size} outputs for {len(policy.labels)} labels")

@@ -20,11 +20,28 @@ Verdict = Literal["ok", "nok", "uncertain", "no_decision"]
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Raw sensor rows of one asset, as they came.
+
+    Attributes:
+        asset: Whose they are (machine, bearing, pump).
+        time_s: When they were measured, float64 [n], in the source's clock; need not be regular.
+        values: float64 [n, C], NaN where a channel said nothing.
+        channels: Names of the C columns.
+    """
+
+    asset: str
+    time_s: NDArray[np.float64]
+    values: NDArray[np.float64]
+    channels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Sample:
     """One raw frame or row batch, before any preprocessing.
 
     Attributes:
-        data: Frame as read: uint8 or uint16, [H, W] grey or [H, W, 3] **RGB**. None when the frame could not be
+        data: Frame as read: uint8 or uint16, [H, W] grey or [H, W, 3] **RGB**; or `Rows`. None when it could not be
             read; ``fault`` then says why and the decision will be ``no_decision``.
         captured_at: UTC wall-clock time of capture.
         captured_monotonic_s: ``time.monotonic()`` at capture; deadlines are measured against it.
@@ -34,7 +51,7 @@ class Sample:
         fault: Why there is no usable data, or None.
     """
 
-    data: NDArray[np.uint8] | NDArray[np.uint16] | None
+    data: NDArray[np.uint8] | NDArray[np.uint16] | Rows | None
     captured_at: datetime
     captured_monotonic_s: float
     stream: str
@@ -50,9 +67,14 @@ class Decision:
     Attributes:
         verdict: ``ok``, ``nok``, ``uncertain`` or ``no_decision``.
         label: Most probable label, None for ``no_decision``.
-        score: Evidence for a defect in [0, 1] (sum of the defect labels' probabilities).
+        score: Evidence for a defect: in [0, 1] (sum of the defect labels' probabilities) for classification, the
+            anomaly score against its threshold (1 = at the threshold) for anomaly detection.
         confidence: Probability of ``label``.
         reason: Why ``uncertain`` or ``no_decision``; None otherwise.
+        value: Regression's estimate, in the task's unit.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        channels: For an anomaly, the channels it comes from with their shares, largest first.
     """
 
     verdict: Verdict
@@ -60,6 +82,10 @@ class Decision:
     score: float | None = None
     confidence: float | None = None
     reason: str | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    channels: dict[str, float] | None = None
 
 
 class ModelIdentity(BaseModel):
@@ -81,15 +107,22 @@ class Prediction(BaseModel):
     schema_version: Literal[1] = 1
     stream: str
     part_id: str | None = None
+    asset: str | None = Field(default=None, description="machine that a sensor decision is about")
     name: str | None = Field(default=None, description="file name or frame number, for people")
     captured_at: str = Field(description="UTC, RFC 3339")
     decided_at: str = Field(description="UTC, RFC 3339")
     latency_ms: float = Field(ge=0, description="capture to decision, on the device's monotonic clock")
     verdict: Verdict
     label: str | None = None
-    score: float | None = Field(default=None, ge=0, le=1, description="evidence for a defect")
+    score: float | None = Field(
+        default=None, ge=0, description="evidence for a defect; an anomaly's is 1 at the threshold"
+    )
     confidence: float | None = Field(default=None, ge=0, le=1)
     probabilities: dict[str, float] | None = None
+    value: float | None = Field(default=None, description="estimate in the unit of the task, e.g. cycles that remain")
+    low: float | None = Field(default=None, description="lower end of the estimate's interval")
+    high: float | None = Field(default=None, description="upper end of the estimate's interval")
+    channels: dict[str, float] | None = Field(default=None, description="shares of an anomaly by channel")
     reason: str | None = Field(default=None, description="why uncertain or no_decision")
     model: ModelIdentity | None = None
     policy_version: str | None = None

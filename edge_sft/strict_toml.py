@@ -60,6 +60,13 @@ def load(path: Path, model: type[Model]) -> Model:
     return loads(text, model, source=str(path))
 
 
+def peek(path: Path) -> dict[str, Any]:
+    """Read a TOML file without judging it. Raises OSError, or ValueError when it is no TOML."""
+    with path.open("rb") as file:
+        content: dict[str, Any] = tomllib.load(file)
+    return content
+
+
 def _line_numbers(text: str) -> dict[tuple[str | int, ...], int]:
     """Map key paths to 1-based lines. Tables, arrays of tables and one-line keys; multi-line values by start."""
     found: dict[tuple[str | int, ...], int] = {}

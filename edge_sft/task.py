@@ -29,18 +29,22 @@ class TensorSpec(BaseModel):
 class Task(BaseModel):
     """What is predicted, frozen; equal in the checkpoint, the bundle and on the device.
 
-    ``labels`` are in the order of the model's outputs. ``ok_labels`` name those that mean a good part; where
-    none of the labels means a defect (sorting by type), ``ok_labels`` holds them all.
+    ``labels`` are in the order of the model's outputs; regression and anomaly detection have none. ``ok_labels``
+    name those that mean a good part (a healthy machine); where none of the labels means a defect (sorting by type),
+    ``ok_labels`` holds them all. ``quantiles`` are the levels of a regression's ``quantiles`` output, ``unit`` is
+    what its ``value`` counts (cycles, hours).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: TaskKind
     modality: Modality = "image"
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     ok_labels: tuple[str, ...] = ()
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    quantiles: tuple[float, ...] = ()
+    unit: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
@@ -66,4 +70,59 @@ def image_classification(labels: tuple[str, ...], ok_labels: tuple[str, ...], he
         ok_labels=ok_labels,
         inputs=(TensorSpec(name="image", dtype="uint8", shape=(-1, height, width, 3)),),
         outputs=(TensorSpec(name="probabilities", dtype="float32", shape=(-1, len(labels))),),
+    )
+
+
+def _window_inputs(length: int, channels: int) -> tuple[TensorSpec, TensorSpec]:
+    shape = (-1, length, channels)
+    return TensorSpec(name="window", dtype="float32", shape=shape), TensorSpec(
+        name="valid", dtype="float32", shape=shape
+    )
+
+
+def window_classification(labels: tuple[str, ...], ok_labels: tuple[str, ...], length: int, channels: int) -> Task:
+    """Describe fault classification: ``window``, ``valid`` float32 [N,T,C] → ``probabilities`` float32 [N,K]."""
+    return Task(
+        kind="classification",
+        modality="window",
+        labels=labels,
+        ok_labels=ok_labels,
+        inputs=_window_inputs(length, channels),
+        outputs=(TensorSpec(name="probabilities", dtype="float32", shape=(-1, len(labels))),),
+    )
+
+
+def window_regression(length: int, channels: int, quantiles: tuple[float, ...], unit: str) -> Task:
+    """Describe remaining useful life: ``window``, ``valid`` → ``value`` float32 [N], ``quantiles`` float32 [N,Q]."""
+    return Task(
+        kind="regression",
+        modality="window",
+        inputs=_window_inputs(length, channels),
+        outputs=(
+            TensorSpec(name="value", dtype="float32", shape=(-1,)),
+            TensorSpec(name="quantiles", dtype="float32", shape=(-1, len(quantiles))),
+        ),
+        quantiles=quantiles,
+        unit=unit,
+    )
+
+
+def window_anomaly(length: int, channels: int, bank: tuple[int, int] | None) -> Task:
+    """Describe anomaly detection: ``window``, ``valid`` → ``score`` float32 [N], and from which channels it comes.
+
+    What is local to a machine enters beside the window: ``mean`` and ``std`` float32 [C], and where the method keeps
+    examples ``bank`` float32 [M,D]. ``contributions`` float32 [N,C] is zero or more and adds up to 1.
+    """
+    inputs = _window_inputs(length, channels)
+    extra = [TensorSpec(name=name, dtype="float32", shape=(channels,)) for name in ("mean", "std")]
+    if bank is not None:
+        extra.append(TensorSpec(name="bank", dtype="float32", shape=bank))
+    return Task(
+        kind="anomaly",
+        modality="window",
+        inputs=(*inputs, *extra),
+        outputs=(
+            TensorSpec(name="score", dtype="float32", shape=(-1,)),
+            TensorSpec(name="contributions", dtype="float32", shape=(-1, channels)),
+        ),
     )

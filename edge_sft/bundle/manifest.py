@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edge_sft.errors import BundleRefused
-from edge_sft.preprocess import Preprocess
+from edge_sft.preprocess import AnyPreprocess
 from edge_sft.profile import VariantName
 from edge_sft.task import Task
 
@@ -77,7 +77,7 @@ class Draft(_Strict):
     created_at: str
     made_by: str
     task: Task
-    preprocess: Preprocess
+    preprocess: AnyPreprocess
     variants: tuple[VariantEntry, ...] = Field(min_length=1)
     gates: tuple[GateResult, ...] = ()
     dataset_fingerprint: str

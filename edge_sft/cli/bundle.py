@@ -70,11 +70,17 @@ def gate_line(gate: GateResult) -> str:
     return f"{start}{flips}, {points}" + (f" ({gate.note})" if gate.note else "")
 
 
+def _input_of(manifest: Manifest) -> str:
+    spec = manifest.preprocess
+    if spec.kind == "window":
+        return f"{len(spec.names)} channels, {spec.length} steps of {spec.period_s:g} s"
+    return f"{spec.width}×{spec.height} pixels"
+
+
 def _show(manifest: Manifest) -> None:
-    height, width = manifest.preprocess.height, manifest.preprocess.width
     good = ", ".join(manifest.task.ok_labels) or "none"
     lines = [
-        f"{manifest.name} {manifest.version}: {manifest.task.kind}, {width}×{height} pixels",
+        f"{manifest.name} {manifest.version}: {manifest.task.kind}, {_input_of(manifest)}",
         f"made {manifest.created_at} by {manifest.made_by}",
         f"labels {', '.join(manifest.task.labels)}; good: {good}",
         "variants, against the model they were made from, on validation pictures:",

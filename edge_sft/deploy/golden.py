@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_sft.bundle.manifest import GOLDEN
 from edge_sft.errors import BundleRefused
-from edge_sft.policy import Policy, decide
+from edge_sft.policy import AnyPolicy, decide
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -73,7 +73,7 @@ def load(folder: Path) -> Golden:
     return Golden(inputs, outputs)
 
 
-def compare(golden: Golden, variant: str, infer: Callable[[Arrays], Arrays], policy: Policy) -> Comparison:
+def compare(golden: Golden, variant: str, infer: Callable[[Arrays], Arrays], policy: AnyPolicy) -> Comparison:
     """Ask a variant every golden sample, one at a time as on the line.
 
     Raises:
@@ -103,6 +103,6 @@ def _difference(got: NDArray[Any], want: NDArray[Any]) -> float:
     return float(np.max(np.abs(got.astype(np.float64) - want.astype(np.float64)), initial=0.0))
 
 
-def _decision(outputs: Arrays, policy: Policy) -> tuple[str, str | None]:
+def _decision(outputs: Arrays, policy: AnyPolicy) -> tuple[str, str | None]:
     decision = decide({name: array[0] for name, array in outputs.items()}, policy)
     return decision.verdict, decision.label

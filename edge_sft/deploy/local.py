@@ -19,7 +19,7 @@ from edge_sft.bundle.reading import VerifiedBundle, open_verified
 from edge_sft.deploy import judging, proving
 from edge_sft.deploy.prove import FRAME, Request
 from edge_sft.errors import BundleRefused, DeviceError, UserError
-from edge_sft.policy import Policy
+from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import rfc3339
 from edge_sft.profile import DeviceProfile, VariantName, usable_threads
 from edge_sft.progress import Progress, Silent
@@ -35,7 +35,7 @@ _SPARE_BYTES = 16 << 20  # proof, policy, the folder itself; and never the last 
 class _Rule:
     """The policy that will be active. ``site`` holds its file's bytes when it is not the bundle's own."""
 
-    policy: Policy
+    policy: AnyPolicy
     site: bytes | None
 
 
@@ -124,7 +124,7 @@ def _active_policy(verified: VerifiedBundle, serving: Slot | None, given: Path |
     return _Rule(active, serving.policy_path.read_bytes()) if is_site else _Rule(own, None)
 
 
-def _given_policy(path: Path) -> Policy:
+def _given_policy(path: Path) -> AnyPolicy:
     try:
         return policies.load(path)
     except OSError as error:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from edge_sft.deploy import golden
 from edge_sft.deploy.judging import Measured
 from edge_sft.errors import DataError, EdgeSftError
-from edge_sft.policy import Policy
+from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import Sample
 from edge_sft.profile import DeviceProfile, VariantName
 from edge_sft.slots.memory import resident_mb
@@ -45,7 +45,7 @@ class Request(BaseModel):
 
     slot: Path
     profile: DeviceProfile
-    policy: Policy
+    policy: AnyPolicy
     variants: tuple[VariantName, ...]
 
 

@@ -104,7 +104,7 @@ def export_module(
         gates.append(_fp16_gate(fp32, reference, out, progress))
     int8 = [variant for variant in get_args(Int8Variant) if variant in variants]
     if int8:
-        spec = meta.preprocess
+        spec = meta.geometry
         shown = pictures.for_ranges(dataset, meta.task, spec, calibration_pictures, progress)
         gates += _int8_gates(int8, fp32, shown, reference, out, progress)
     passed = {gate.variant: out / f"{gate.variant}.onnx" for gate in gates if gate.passed}
@@ -150,7 +150,7 @@ def _reference(
     """Let the checkpoint itself answer: what every variant is held against."""
     import torch
 
-    shown = pictures.validation(dataset, meta.task, meta.preprocess, progress)
+    shown = pictures.validation(dataset, meta.task, meta.geometry, progress)
     progress.start("Asking the checkpoint", len(shown))
     answers = []
     with torch.inference_mode():
@@ -162,7 +162,7 @@ def _reference(
         raise DataError(
             meta.name, "its checkpoint answers with NaN or infinity", "Train again with a lower learning rate."
         )
-    return Reference(meta.task, meta.policy, shown, probabilities, tolerance_points)
+    return Reference(meta.task, meta.rule, shown, probabilities, tolerance_points)
 
 
 def _fp32_gate(fp32: Path, reference: Reference, progress: Progress) -> GateResult:

@@ -37,7 +37,7 @@ def _decisions(basis: Basis) -> Html:
 
 def _decision_matrix(basis: Basis) -> NDArray[np.float64]:
     scores, task = basis.scores, basis.meta.task
-    rejected = defect_scores(scores, task) >= basis.meta.policy.threshold
+    rejected = defect_scores(scores, task) >= basis.meta.rule.threshold
     return confusion_matrix(is_defect(scores, task), rejected, 2, scores.weights)
 
 

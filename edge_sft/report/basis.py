@@ -30,7 +30,7 @@ class Basis:
     @property
     def wishes(self) -> PolicySection:
         """The recipe's ``[policy]``, or as much of it as the policy remembers."""
-        policy = self.meta.policy
+        policy = self.meta.rule
         costs = PolicySection(
             escape_cost=policy.escape_cost, overkill_cost=policy.overkill_cost, prevalence=policy.prevalence
         )
@@ -49,7 +49,7 @@ class Basis:
     @cached_property
     def rates(self) -> PlantRates | None:
         """Escapes and overkill at the policy's threshold; None for sorting."""
-        return plant_rates(self.scores, self.meta.task, self.meta.policy.threshold, split=self.split)
+        return plant_rates(self.scores, self.meta.task, self.meta.rule.threshold, split=self.split)
 
     @property
     def split_words(self) -> str:

@@ -36,7 +36,7 @@ def thousand(basis: Basis) -> Thousand | None:
     rates = basis.rates
     if rates is None or rates.escape_rate is None or rates.overkill_rate is None:
         return None
-    defects = 1000 * (basis.meta.policy.prevalence or rates.defects / (rates.defects + rates.goods))
+    defects = 1000 * (basis.meta.rule.prevalence or rates.defects / (rates.defects + rates.goods))
     goods = 1000 - defects
     return Thousand(
         defects,
@@ -47,7 +47,7 @@ def thousand(basis: Basis) -> Thousand | None:
 
 def headline(basis: Basis) -> tuple[Child, Child]:
     """Return the page's headline and the sentence below it."""
-    meta, policy = basis.meta, basis.meta.policy
+    meta, policy = basis.meta, basis.meta.rule
     measured = f"Measured on {count(len(basis.scores.labels), basis.split_words + ' picture')}"
     never = " that neither trained the model nor chose its threshold." if basis.split == "test" else "."
     whole, rates = thousand(basis), basis.rates
@@ -142,7 +142,7 @@ def _figure(number: str, words: str, detail: str, colour: str) -> Html:
 
 
 def _cost_figure(basis: Basis, whole: Thousand) -> Html:
-    policy = basis.meta.policy
+    policy = basis.meta.rule
     cost = whole.escapes * policy.escape_cost + whole.scrapped * policy.overkill_cost
     without = whole.defects * policy.escape_cost
     return _figure(
@@ -154,7 +154,7 @@ def _cost_figure(basis: Basis, whole: Thousand) -> Html:
 
 
 def _prevalence(basis: Basis) -> str:
-    policy = basis.meta.policy
+    policy = basis.meta.rule
     if policy.prevalence is None:
         return "Counting as many defects as there are among the pictures."
     if not _prevalence_known(basis):
@@ -167,7 +167,7 @@ def _prevalence(basis: Basis) -> str:
 
 def _prevalence_known(basis: Basis) -> bool:
     """Tell whether the recipe gave the line's share of defects, rather than the pictures."""
-    prevalence = basis.meta.policy.prevalence
+    prevalence = basis.meta.rule.prevalence
     if basis.section is not None and basis.section.prevalence is not None:
         return True
     return prevalence is not None and not _is_share_of_validation(basis, prevalence)
@@ -245,7 +245,7 @@ def _sorting(basis: Basis) -> Html:
 
 def threshold(basis: Basis) -> Html | None:
     """The card that shows what every threshold would cost, and where the parts' scores lie."""
-    policy, scores = basis.meta.policy, basis.chosen_on
+    policy, scores = basis.meta.rule, basis.chosen_on
     curve = None if scores is None else curve_of(scores, basis.meta.task, policy)
     if scores is None or curve is None:
         return None
@@ -299,7 +299,7 @@ def _histogram(basis: Basis, x: Axis, here: float) -> Html:
             frame.bar(float(left), float(right), 0.0, float(up), "good")
         if down:
             frame.bar(float(left), float(right), -float(down), 0.0, "escape")
-    frame.upright(here, f"threshold {basis.meta.policy.threshold:.3g}")
+    frame.upright(here, f"threshold {basis.meta.rule.threshold:.3g}")
     return frame.draw("Scores of good parts (up) and defects (down), each as shares of its kind")
 
 

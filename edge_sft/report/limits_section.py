@@ -59,10 +59,10 @@ def origin(basis: Basis) -> Html:
     pairs: list[tuple[str, Child]] = [
         (
             "Model",
-            f"{meta.name} {meta.version}, {meta.backbone}, {meta.preprocess.width}×{meta.preprocess.height} pixels",
+            f"{meta.name} {meta.version}, {meta.backbone}, {meta.geometry.width}×{meta.geometry.height} pixels",
         ),
         ("Labels", listed(list(meta.task.labels), 40)),
-        ("Policy", mono(meta.policy.version)),
+        ("Policy", mono(meta.rule.version)),
         ("Data set", mono(meta.dataset_fingerprint)),
         ("Test split", mono(meta.test_fingerprint) if meta.test_fingerprint else "none"),
         ("Weights (SHA-256)", mono(meta.weights_sha256)),

@@ -43,7 +43,7 @@ def _groups(basis: Basis) -> list[Group]:
     if basis.sorting:
         return [("Sorted wrongly", "by how sure the model was", _first(wrong, -sure))]
     evidence, defect = defect_scores(scores, task), is_defect(scores, task)
-    rejected = evidence >= basis.meta.policy.threshold
+    rejected = evidence >= basis.meta.rule.threshold
     escaped, scrapped = defect & ~rejected, ~defect & rejected
     mixed = wrong & ~escaped & ~scrapped
     return [

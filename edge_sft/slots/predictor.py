@@ -23,8 +23,9 @@ from edge_sft.bundle import manifest as manifests
 from edge_sft.bundle.manifest import POLICY, Manifest
 from edge_sft.engines.protocol import Engine, EngineInfo, open_engine
 from edge_sft.errors import BundleRefused, DataError, DeviceError, EdgeSftError, UserError
-from edge_sft.policy import Policy
-from edge_sft.prediction import Decision, ModelIdentity, Prediction, Sample, rfc3339
+from edge_sft.policy import AnyPolicy
+from edge_sft.prediction import Decision, ModelIdentity, Prediction, Rows, Sample, rfc3339
+from edge_sft.preprocess import Preprocess
 from edge_sft.profile import Budgets, DeviceProfile
 from edge_sft.slots import proof as proofs
 from edge_sft.slots.memory import resident_mb
@@ -59,7 +60,7 @@ class Predictor:
     """
 
     def __init__(
-        self, engine: Engine, manifest: Manifest, model: ModelIdentity, policy: Policy, *, deadline_ms: float | None
+        self, engine: Engine, manifest: Manifest, model: ModelIdentity, policy: AnyPolicy, *, deadline_ms: float | None
     ) -> None:
         self.model = model
         self.task: Task = manifest.task
@@ -68,6 +69,8 @@ class Predictor:
         self.deadline_ms = deadline_ms
         self.note: str | None = None
         self._engine = engine
+        if not isinstance(manifest.preprocess, Preprocess):
+            raise UserError(manifest.name, "is a model of sensors, not of pictures", "Open it with WindowPredictor.")
         self._preprocess = manifest.preprocess
         self._input = manifest.task.inputs[0].name
         self._version = policy.version
@@ -78,7 +81,7 @@ class Predictor:
         cls,
         slot_dir: Path,
         *,
-        policy: Policy | None = None,
+        policy: AnyPolicy | None = None,
         variant: str | None = None,
         threads: int | None = None,
         deadline_ms: float | None = None,
@@ -146,7 +149,7 @@ class Predictor:
         trusted_keys: Sequence[PublicKey] | None = None,
         *,
         public_key: Path | str | None = None,
-        policy: Policy | None = None,
+        policy: AnyPolicy | None = None,
         variant: str = "fp32",
         threads: int | None = None,
     ) -> Predictor:
@@ -220,6 +223,8 @@ class Predictor:
         """
         if sample.fault is not None or sample.data is None:
             raise DataError(sample.name or "frame", sample.fault or "holds no data", "Check the source.")
+        if isinstance(sample.data, Rows):
+            raise DataError(sample.name or "sample", "holds sensor rows, the model takes pictures", "Check the source.")
         return preprocess.image_tensor(sample.data, self._preprocess)[None]
 
     def infer(self, tensor: NDArray[np.uint8], sample: Sample) -> Prediction:
@@ -299,7 +304,7 @@ def _lateness(sample: Sample, deadline_ms: float | None) -> str | None:
     return f"deadline missed: {age_ms:.0f} ms since capture, {deadline_ms:g} ms allowed"
 
 
-def read_policy(path: Path) -> Policy:
+def read_policy(path: Path) -> AnyPolicy:
     """Read a policy from the disk. Raises BundleRefused when it is missing or no policy v1."""
     try:
         return policies.load(path)

@@ -1,5 +1,4 @@
-"""Geometry of a picture: raw frame → fixed-size uint8 RGB tile. The one function that training, export,
-federation and the device all call; arithmetic (normalisation and all after it) lives in the graph."""
+"""Geometry of a picture: raw frame → fixed-size uint8 RGB tile."""
 
 from __future__ import annotations
 
@@ -36,6 +35,7 @@ class Preprocess(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["image"] = "image"
     height: int = Field(ge=16, le=2048)
     width: int = Field(ge=16, le=2048)
     fit: Literal["stretch", "pad", "crop"] = "stretch"

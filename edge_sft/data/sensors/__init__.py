@@ -1,0 +1,1 @@
+"""Sensor data: files of rows → runs with groups, labels and splits."""

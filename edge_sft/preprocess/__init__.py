@@ -1,0 +1,30 @@
+"""Geometry and time: raw frame → fixed-size uint8 tile, raw rows → fixed-length float32 windows with a validity mask.
+
+The one place that training, export, federation and the device all call; arithmetic (normalisation and all after it)
+lives in the graph.
+"""
+
+from edge_sft.preprocess.images import (
+    IgnoreBox,
+    Preprocess,
+    decode_image,
+    image_tensor,
+    read_image,
+    require_opencv,
+)
+from edge_sft.preprocess.windowing import Channel, OrderTracking, Windowing
+
+AnyPreprocess = Preprocess | Windowing
+
+__all__ = [
+    "AnyPreprocess",
+    "Channel",
+    "IgnoreBox",
+    "OrderTracking",
+    "Preprocess",
+    "Windowing",
+    "decode_image",
+    "image_tensor",
+    "read_image",
+    "require_opencv",
+]
