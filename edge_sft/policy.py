@@ -34,6 +34,29 @@ class AlarmRule(BaseModel):
     stale_s: float = Field(default=60.0, gt=0)
 
 
+class CommissioningRule(BaseModel):
+    """How a machine's threshold and memory are made of its healthy run, the bundle's advice to `commission`.
+
+    The threshold is ``factor`` times the ``quantile`` of the scores that healthy windows get from a memory made
+    without them: the run is cut into ``blocks`` stretches, each scored by what the others teach.
+
+    Attributes:
+        method: What the memory is: ``neighbours`` (examples) or ``components`` (principal components, T² and Q).
+        quantile: Of the healthy windows' scores.
+        factor: Room above it.
+        blocks: Stretches the run is cut into.
+        min_windows: Fewer windows than this are no healthy run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["neighbours", "components"] = "neighbours"
+    quantile: float = Field(default=0.99, gt=0, le=1)
+    factor: float = Field(default=4 / 3, gt=0)
+    blocks: int = Field(default=5, ge=2, le=100)
+    min_windows: int = Field(default=30, ge=2)
+
+
 class _Versioned(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,6 +110,7 @@ class AnomalyPolicy(_Versioned):
     kind: Literal["anomaly"] = "anomaly"
     threshold: float | None = Field(default=None, gt=0)
     alarm: AlarmRule = AlarmRule()
+    commissioning: CommissioningRule = CommissioningRule()
     deadline_ms: float | None = Field(default=None, gt=0)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_sft import strict_toml
-from edge_sft.policy import AlarmRule
+from edge_sft.policy import AlarmRule, CommissioningRule
 from edge_sft.preprocess import Channel, OrderTracking, Windowing
 from edge_sft.profile import VariantName
 
@@ -195,7 +195,7 @@ class SensorTrain(_Section):
 
 
 class SensorPolicySection(_Section):
-    """What mistakes cost, and when an alarm opens."""
+    """What mistakes cost, when an alarm opens, and how an anomaly's threshold is made on the machine."""
 
     act_below: float = 0.0
     warn_below: float | None = None
@@ -203,6 +203,7 @@ class SensorPolicySection(_Section):
     escape_cost: float = Field(default=10.0, ge=0)
     overkill_cost: float = Field(default=1.0, ge=0)
     alarm: AlarmRule = AlarmRule()
+    commissioning: CommissioningRule = CommissioningRule()
     deadline_ms: float | None = Field(default=None, gt=0)
 
 

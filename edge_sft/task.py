@@ -111,18 +111,17 @@ def window_anomaly(length: int, channels: int, bank: tuple[int, int] | None) -> 
     """Describe anomaly detection: ``window``, ``valid`` → ``score`` float32 [N], and from which channels it comes.
 
     What is local to a machine enters beside the window: ``mean`` and ``std`` float32 [C], and where the method keeps
-    examples ``bank`` float32 [M,D]. ``contributions`` float32 [N,C] is zero or more and adds up to 1.
+    examples ``bank`` float32 [M,D]. ``contributions`` float32 [N,C] is zero or more and adds up to 1. With a bank
+    there is a third output, ``features`` float32 [N,D], whatever the bank holds: commissioning makes the bank of them.
     """
     inputs = _window_inputs(length, channels)
     extra = [TensorSpec(name=name, dtype="float32", shape=(channels,)) for name in ("mean", "std")]
     if bank is not None:
         extra.append(TensorSpec(name="bank", dtype="float32", shape=bank))
-    return Task(
-        kind="anomaly",
-        modality="window",
-        inputs=(*inputs, *extra),
-        outputs=(
-            TensorSpec(name="score", dtype="float32", shape=(-1,)),
-            TensorSpec(name="contributions", dtype="float32", shape=(-1, channels)),
-        ),
-    )
+    outputs = [
+        TensorSpec(name="score", dtype="float32", shape=(-1,)),
+        TensorSpec(name="contributions", dtype="float32", shape=(-1, channels)),
+    ]
+    if bank is not None:
+        outputs.append(TensorSpec(name="features", dtype="float32", shape=(-1, bank[1])))
+    return Task(kind="anomaly", modality="window", inputs=(*inputs, *extra), outputs=tuple(outputs))
