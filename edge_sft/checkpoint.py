@@ -25,6 +25,7 @@ META = "checkpoint.json"
 RECIPE = "recipe.toml"
 REPORT = "report.html"
 SCORES = "scores.npz"
+SENSOR_SCORES = "sensor_scores.npz"
 
 
 class CheckpointMeta(BaseModel):
@@ -156,5 +157,21 @@ def read_scores(directory: Path) -> dict[str, Scores]:
                 )
                 for split in splits
             }
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(str(path), f"cannot be read ({error})", "Train again.") from error
+
+
+def write_sensor_scores(directory: Path, scores: dict[str, NDArray[Any]]) -> None:
+    """Save what a model of sensors said, as named arrays (sensor_scores.npz); keys are ``<split>/<name>``."""
+    with durable.replacing(directory / SENSOR_SCORES) as file:
+        np.savez_compressed(file, **{key: np.asarray(value) for key, value in scores.items()})  # type: ignore[arg-type]
+
+
+def read_sensor_scores(directory: Path) -> dict[str, NDArray[Any]]:
+    """Read sensor_scores.npz back. Raises DataError when it is missing or damaged."""
+    path = directory / SENSOR_SCORES
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(str(path), f"cannot be read ({error})", "Train again.") from error
