@@ -1,0 +1,1 @@
+"""Training of sensor models: runs and a sensor recipe in, checkpoint out."""

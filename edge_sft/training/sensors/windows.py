@@ -1,0 +1,119 @@
+"""Runs → windows with what is known of each: the same grid and cutting as on the device, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sft.data.dataset import SplitName
+from edge_sft.data.sensors.dataset import Run, SensorDataset
+from edge_sft.preprocess import Windowing
+from edge_sft.sensor_recipe import SensorRecipe
+
+
+@dataclass(frozen=True)
+class Windows:
+    """n windows of some runs; arrays are parallel.
+
+    Attributes:
+        values: float32 [n, T, C'], finite, 0 where not valid.
+        valid: float32 [n, T, C'] in {0, 1}.
+        run: int64 [n], index into the ``runs`` they were cut from.
+        row: int64 [n], row of the run's grid at which the window ends.
+        end: float64 [n], time of that row.
+        label: int64 [n], label of the newest raw row that the window saw, -1 = unknown; None without labels.
+        rul: float64 [n], remaining life there, not capped, NaN = unknown; None where no run knows it.
+        group: int64 [n], the same number for windows of the same group (within one call).
+    """
+
+    values: NDArray[np.float32]
+    valid: NDArray[np.float32]
+    run: NDArray[np.int64]
+    row: NDArray[np.int64]
+    end: NDArray[np.float64]
+    label: NDArray[np.int64] | None
+    rul: NDArray[np.float64] | None
+    group: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.run)
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Windows:
+        """Return the windows at these positions (or where True)."""
+        picked: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Windows(**{name: None if array is None else array[index] for name, array in picked.items()})
+
+
+def windows_of(recipe: SensorRecipe, dataset: SensorDataset, split: SplitName) -> Windows:
+    """Cut all windows of one split, as a device that streamed these runs would have seen them.
+
+    ``run`` indexes ``dataset.split(split)``. A split without runs gives 0 windows of the right shape.
+    """
+    runs = dataset.split(split)
+    return concatenated(list(iterate(recipe.windowing(), runs)), recipe.windowing())
+
+
+def iterate(windowing: Windowing, runs: tuple[Run, ...]) -> Iterator[Windows]:
+    """Cut run by run, for splits whose windows do not fit into memory at once."""
+    groups = {name: number for number, name in enumerate(sorted({run.group for run in runs}))}
+    for number, run in enumerate(runs):
+        yield cut_run(windowing, run, number, groups[run.group])
+
+
+def cut_run(windowing: Windowing, run: Run, number: int = 0, group: int = 0) -> Windows:
+    """Cut one run's windows; ``number`` and ``group`` become their ``run`` and ``group``."""
+    from edge_sft.preprocess.cutting import cut, ends_of, grid_run
+
+    grid = grid_run(windowing, run.time, run.values)
+    rows = ends_of(windowing, grid)
+    values, valid = cut(windowing, grid, rows)
+    end = grid.time[rows]
+    newest = newest_row(run.time, end)
+    return Windows(
+        values=values,
+        valid=valid,
+        run=np.full(len(rows), number, dtype=np.int64),
+        row=rows,
+        end=end,
+        label=None if run.labels is None else run.labels[newest],
+        rul=None if run.rul is None else run.rul[newest],
+        group=np.full(len(rows), group, dtype=np.int64),
+    )
+
+
+def newest_row(time: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return for each grid time the raw row that is newest without being later (0 where all are later).
+
+    Args:
+        time: Raw times [n], not necessarily rising; rows without a time are never chosen.
+        end: Ends of grid steps [m].
+    """
+    usable = np.flatnonzero(np.isfinite(time))
+    order = usable[np.argsort(time[usable], kind="stable")]
+    place = np.searchsorted(time[order], end, side="right") - 1
+    return np.asarray(order[np.maximum(place, 0)], dtype=np.int64)
+
+
+def concatenated(parts: list[Windows], windowing: Windowing) -> Windows:
+    """Join windows of several runs; labels and lives that only some runs know are unknown for the others."""
+    if not parts:
+        empty = np.zeros((0, windowing.length, len(windowing.names)), dtype=np.float32)
+        none = np.zeros(0, dtype=np.int64)
+        return Windows(empty, empty, none, none, np.zeros(0), None, None, none)
+    labelled, lived = any(p.label is not None for p in parts), any(p.rul is not None for p in parts)
+    unknown = [np.full(len(part), -1, dtype=np.int64) if part.label is None else part.label for part in parts]
+    lives = [np.full(len(part), np.nan) if part.rul is None else part.rul for part in parts]
+    return Windows(
+        values=np.concatenate([part.values for part in parts]),
+        valid=np.concatenate([part.valid for part in parts]),
+        run=np.concatenate([part.run for part in parts]),
+        row=np.concatenate([part.row for part in parts]),
+        end=np.concatenate([part.end for part in parts]),
+        label=np.concatenate(unknown) if labelled else None,
+        rul=np.concatenate(lives) if lived else None,
+        group=np.concatenate([part.group for part in parts]),
+    )
