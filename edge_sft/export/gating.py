@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sft.bundle.manifest import GateResult
-from edge_sft.engines.protocol import open_engine
+from edge_sft.export import choosing, running
 from edge_sft.export.pictures import Pictures
 from edge_sft.metrics.intervals import paired_flips
 from edge_sft.policy import Policy
-from edge_sft.profile import Budgets, DeviceProfile, VariantName
+from edge_sft.profile import VariantName
 from edge_sft.progress import Progress
 from edge_sft.task import Task
 
@@ -21,14 +21,6 @@ Probabilities = NDArray[np.float32]
 
 FP32_MAX_DIFFERENCE = 1e-4  # the same arithmetic twice; 4e-7 to 5e-6 measured
 _BATCH = 8
-
-# Where export runs its variants: ONNX Runtime on this machine. It gates accuracy; budgets are the device's.
-HERE = DeviceProfile(
-    name="export",
-    title="the machine that exports",
-    variants=("fp32", "fp16", "int8-trt", "int8-cpu"),
-    budgets=Budgets(latency_p95_ms=1e9, memory_mb=1e9),
-)
 
 
 @dataclass(frozen=True)
@@ -49,39 +41,46 @@ class Reference:
     probabilities: Probabilities
     tolerance_points: float
 
+    def few(self, count: int) -> Reference:
+        """Return one with fewer pictures: the classes in turn, from the least to the most confident."""
+        chosen = choosing.choose(self.pictures.labels, self.probabilities, count)
+        return replace(self, pictures=self.pictures.subset(chosen), probabilities=self.probabilities[chosen])
+
+    def distance(self, model: Path) -> float:
+        """Return a variant's mean Kullback-Leibler divergence from the checkpoint's probabilities."""
+        return _divergence(self.probabilities, infer(model, self.task, self.pictures))
+
+    def prove(self, variant: VariantName, model: Path, progress: Progress, note: str = "") -> GateResult:
+        """Run a variant over the pictures and hold it against the checkpoint, as `compare` does."""
+        progress.start(f"Proving {variant}", len(self.pictures))
+        return compare(variant, infer(model, self.task, self.pictures, progress=progress), self, note)
+
+    def not_made(self, variant: VariantName, why: str) -> GateResult:
+        """Name a variant that could not even be made."""
+        return not_made(variant, len(self.pictures), self.tolerance_points, why)
+
 
 def infer(
     model: Path, task: Task, pictures: Pictures, *, batch: int = _BATCH, progress: Progress | None = None
 ) -> Probabilities:
     """Run a variant over pictures; returns probabilities float32 [N,K]. Raises DeviceError when it cannot run."""
-    results: list[Probabilities] = []
-    with open_engine(model, HERE) as engine:
-        for images in pictures.batches(batch):
-            results += [engine.infer({task.inputs[0].name: images})[task.outputs[0].name]]
-            if progress:
-                progress.advance(len(images))
-    return np.concatenate(results).astype(np.float32)
+    blocks = ({task.inputs[0].name: images} for images in pictures.batches(batch))
+    answers = running.outputs(model, blocks, progress)
+    return answers[task.outputs[0].name].astype(np.float32)
 
 
-def prove(variant: VariantName, model: Path, reference: Reference, progress: Progress, note: str = "") -> GateResult:
-    """Run a variant over the reference's pictures and hold it against the checkpoint, as `compare` does."""
-    progress.start(f"Proving {variant}", len(reference.pictures))
-    after = infer(model, reference.task, reference.pictures, progress=progress)
-    return compare(variant, after, reference, note)
-
-
-def not_made(variant: VariantName, reference: Reference, why: str) -> GateResult:
+def not_made(variant: VariantName, samples: int, tolerance_points: float, why: str) -> GateResult:
     """Name a variant that could not even be made."""
     return GateResult(
         variant=variant,
-        pictures=len(reference.pictures),
+        pictures=samples,
         right_to_wrong=0,
         wrong_to_right=0,
         net_loss_points=0.0,
         right_to_wrong_low=0.0,
         right_to_wrong_high=1.0,
         max_score_difference=1.0,
-        tolerance_points=reference.tolerance_points,
+        tolerance_points=tolerance_points,
         passed=False,
         note=f"could not be made: {why}",
     )
@@ -154,3 +153,10 @@ def _one_picture_of_rarest(labels: NDArray[np.int64]) -> float:
     """Return what one picture of the rarest class weighs in balanced accuracy, in percentage points."""
     _, counts = np.unique(labels, return_counts=True)
     return float(100.0 / (len(counts) * counts.min()))
+
+
+def _divergence(wanted: Probabilities, outputs: Probabilities) -> float:
+    """Return the mean Kullback-Leibler divergence from the checkpoint's probabilities; infinite for NaN."""
+    terms = wanted * (np.log(np.maximum(wanted, 1e-9)) - np.log(np.maximum(outputs, 1e-9)))
+    value = float(terms.sum(axis=1).mean())
+    return value if np.isfinite(value) else float("inf")

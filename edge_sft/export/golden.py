@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_sft import durable
 from edge_sft.bundle.manifest import GOLDEN, GateResult
 from edge_sft.export import gating
-from edge_sft.export.gating import Probabilities
 from edge_sft.export.pictures import Pictures
 from edge_sft.profile import VariantName
 from edge_sft.task import Task
-
-_AT_MOST = 16
 
 # Largest |difference| that other hardware, other kernels and another library version may cause in the same graph.
 _FLOOR: dict[VariantName, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8-trt": 5e-2, "int8-cpu": 5e-2}
@@ -34,26 +30,6 @@ def tolerance(gate: GateResult) -> float:
     return min(_CEILING, max(_FLOOR[gate.variant], gate.max_score_difference))
 
 
-def choose(labels: NDArray[np.int64], probabilities: Probabilities, count: int = _AT_MOST) -> list[int]:
-    """Choose positions: the classes in turn, and within each from the least to the most confident.
-
-    Args:
-        labels: True labels [N].
-        probabilities: The checkpoint's [N,K]; confidence is that of the most probable label.
-        count: How many at most.
-    """
-    confidence = probabilities.max(axis=1)
-    classes = [int(label) for label in np.unique(labels)]
-    share = max(1, count // len(classes))
-    chosen: list[int] = []
-    for label in classes:
-        mine = np.flatnonzero(labels == label)
-        ordered = mine[np.argsort(confidence[mine], kind="stable")]
-        places = np.unique(np.linspace(0, len(ordered) - 1, min(share, len(ordered))).round().astype(int))
-        chosen.extend(int(position) for position in ordered[places])
-    return sorted(chosen[:count])
-
-
 def write(task: Task, pictures: Pictures, files: dict[VariantName, Path], out: Path) -> Path:
     """Write ``<out>/golden.npz``: ``in/<input>``, ``out/<variant>/<output>`` and ``label``.
 
@@ -66,6 +42,11 @@ def write(task: Task, pictures: Pictures, files: dict[VariantName, Path], out: P
     arrays: dict[str, Any] = {f"in/{task.inputs[0].name}": pictures.images, "label": pictures.labels}
     for variant, file in files.items():
         arrays[f"out/{variant}/{task.outputs[0].name}"] = gating.infer(file, task, pictures, batch=1)
+    return save(arrays, out)
+
+
+def save(arrays: dict[str, Any], out: Path) -> Path:
+    """Write ``<out>/golden.npz`` durably; the same arrays give the same bytes."""
     content = io.BytesIO()
     np.savez(content, **arrays)
     durable.write_bytes(out / GOLDEN, content.getvalue())

@@ -1,7 +1,7 @@
 """Find an INT8 variant that passes its gate: ranges by the method that measures best, biases corrected, sensitive
 layers left float where needed.
 
-Bounded: three methods on a few validation pictures; then at most five gated attempts.
+Bounded: three methods on a few validation samples; then at most five gated attempts.
 """
 
 from __future__ import annotations
@@ -15,31 +15,37 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_sft.bundle.manifest import GateResult
-from edge_sft.export import bias, gating, golden, quantize
-from edge_sft.export.gating import Probabilities, Reference
-from edge_sft.export.pictures import Pictures
+from edge_sft.export import bias, quantize
 from edge_sft.export.quantize import Int8Variant
 from edge_sft.export.ranges import METHODS, Method, Observed, Ranges, means, ranges
+from edge_sft.export.yardstick import Yardstick
 from edge_sft.progress import Progress
 
 if TYPE_CHECKING:
     import onnx
 
-_FEW, _FEWEST = 48, 8  # validation pictures that choose the method; that rank layers
+_FEW, _FEWEST = 48, 8  # validation samples that choose the method; that rank layers
 _GROUPS = 16  # layers are ranked in at most this many groups, so that a deep network takes no longer
 _FLOAT_GROUPS = (1, 2, 4, 8)  # how many groups, the most sensitive first, stay float in later attempts
 
 
 @dataclass(frozen=True)
 class Source:
-    """What both flavours are made from: the prepared graph and what was seen of its activations."""
+    """What both flavours are made from.
+
+    Attributes:
+        model: The prepared graph.
+        seen: What was seen of its activations.
+        never: Names of nodes that must stay float whatever they would gain.
+    """
 
     model: onnx.ModelProto
     seen: dict[str, Observed]
+    never: frozenset[str] = frozenset()
 
 
 def export_int8(
-    variant: Int8Variant, source: Source, reference: Reference, out: Path, progress: Progress
+    variant: Int8Variant, source: Source, reference: Yardstick, out: Path, progress: Progress
 ) -> GateResult:
     """Write ``<out>/<variant>.onnx`` with the first set of float layers that passes the gate.
 
@@ -53,28 +59,26 @@ def export_int8(
         note = f"ranges by {method}" + (f"; {len(keep_float)} layers kept float" if keep_float else "")
         note += f" (without: {attempts[0].note})" if keep_float else ""
         file = quantize.save(_made(variant, source, chosen, keep_float), variant, out)
-        attempts.append(gating.prove(variant, file, reference, progress, note))
+        attempts.append(reference.prove(variant, file, progress, note))
         if attempts[-1].passed:
             return attempts[-1]
     (out / f"{variant}.onnx").unlink()
     return min(attempts, key=lambda gate: (gate.net_loss_points, gate.max_score_difference))
 
 
-def _best_method(variant: Int8Variant, source: Source, reference: Reference, progress: Progress) -> Method:
+def _best_method(variant: Int8Variant, source: Source, reference: Yardstick, progress: Progress) -> Method:
     """Measure each method on a few pictures; the outputs nearest to the checkpoint's win."""
-    few = golden.choose(reference.pictures.labels, reference.probabilities, _FEW)
-    pictures, wanted = reference.pictures.subset(few), reference.probabilities[few]
+    few = reference.few(_FEW)
     progress.start(f"Choosing ranges for {variant}", len(METHODS))
     measured: dict[Method, float] = {}
     for method in METHODS:
-        outputs = _outputs(variant, source, ranges(source.seen, method), (), reference, pictures)
-        measured[method] = _divergence(wanted, outputs)
+        measured[method] = _distance(variant, source, ranges(source.seen, method), (), few)
         progress.advance(note=f"{method} {measured[method]:.4f}")
     return min(METHODS, key=lambda method: measured[method])
 
 
 def _exclusions(
-    variant: Int8Variant, source: Source, chosen: Ranges, reference: Reference, progress: Progress
+    variant: Int8Variant, source: Source, chosen: Ranges, reference: Yardstick, progress: Progress
 ) -> Iterator[list[str]]:
     """Yield layers to keep float, ever more of them: none, then the most sensitive groups."""
     yield []
@@ -85,45 +89,32 @@ def _exclusions(
 
 
 def _by_sensitivity(
-    variant: Int8Variant, source: Source, chosen: Ranges, reference: Reference, progress: Progress
+    variant: Int8Variant, source: Source, chosen: Ranges, reference: Yardstick, progress: Progress
 ) -> list[list[str]]:
     """Quantize one group of neighbouring layers at a time; return the groups, the most harmful first."""
-    layers = quantize.layers(source.model)
+    layers = [name for name in quantize.layers(source.model) if name not in source.never]
     groups = [[str(name) for name in part] for part in np.array_split(layers, min(_GROUPS, len(layers)))]
-    few = golden.choose(reference.pictures.labels, reference.probabilities, _FEWEST)
-    pictures, wanted = reference.pictures.subset(few), reference.probabilities[few]
+    few = reference.few(_FEWEST)
     every = {node.name for node in source.model.graph.node}
     progress.start(f"Finding layers that suffer in {variant}", len(groups))
     harm: list[float] = []
     for group in groups:
-        outputs = _outputs(variant, source, chosen, every - set(group), reference, pictures)
-        harm.append(_divergence(wanted, outputs))
+        harm.append(_distance(variant, source, chosen, every - set(group), few))
         progress.advance(note=f"{group[0]} {harm[-1]:.4f}")
     return [groups[place] for place in np.argsort(harm, kind="stable")[::-1]]
 
 
-def _outputs(
-    variant: Int8Variant,
-    source: Source,
-    chosen: Ranges,
-    keep_float: Collection[str],
-    reference: Reference,
-    pictures: Pictures,
-) -> Probabilities:
+def _distance(
+    variant: Int8Variant, source: Source, chosen: Ranges, keep_float: Collection[str], few: Yardstick
+) -> float:
     graph = _made(variant, source, chosen, keep_float)
     with tempfile.TemporaryDirectory() as scratch:
-        return gating.infer(quantize.save(graph, variant, Path(scratch)), reference.task, pictures)
+        return few.distance(quantize.save(graph, variant, Path(scratch)))
 
 
 def _made(variant: Int8Variant, source: Source, chosen: Ranges, keep_float: Collection[str]) -> onnx.ModelProto:
     """Quantize once to learn how the weights are rounded, correct the biases, quantize for good."""
+    keep_float = source.never.union(keep_float)
     first = quantize.quantized(source.model, chosen, variant, keep_float)
     model = bias.corrected(source.model, first, means(source.seen))
     return quantize.quantized(model, chosen, variant, keep_float)
-
-
-def _divergence(wanted: Probabilities, outputs: Probabilities) -> float:
-    """Return the mean Kullback-Leibler divergence from the checkpoint's probabilities; infinite for NaN."""
-    terms = wanted * (np.log(np.maximum(wanted, 1e-9)) - np.log(np.maximum(outputs, 1e-9)))
-    value = float(terms.sum(axis=1).mean())
-    return value if np.isfinite(value) else float("inf")

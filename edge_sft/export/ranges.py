@@ -47,8 +47,8 @@ class Observed:
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in one picture's values [1,C,…]; the histogram's edge doubles as often as needed."""
-        if values.ndim in (2, 4):
-            means = values.mean(axis=(0, 2, 3) if values.ndim == 4 else 0, dtype=np.float64)
+        if values.ndim in (2, 3, 4):
+            means = values.mean(axis=(0, *range(2, values.ndim)), dtype=np.float64)
             self.sums = means if self.sums is None else self.sums + means
             self.pictures += 1
         flat = values.reshape(-1)
@@ -67,13 +67,13 @@ class Observed:
 
 
 def observe(
-    model: onnx.ModelProto, images: Iterable[NDArray[Any]], count: int, progress: Progress
+    model: onnx.ModelProto, blocks: Iterable[NDArray[Any] | dict[str, NDArray[Any]]], count: int, progress: Progress
 ) -> dict[str, Observed]:
-    """Run pictures through a graph and watch every float tensor in it.
+    """Run samples through a graph and watch every float tensor in it.
 
     Args:
         model: Preprocessed float graph, shapes inferred.
-        images: Blocks [1,H,W,3] for its first input.
+        blocks: One sample each with its batch axis: an array for the first input, or all inputs by name.
         count: Number of blocks, for progress.
         progress: Told about each.
 
@@ -84,8 +84,9 @@ def observe(
     feed = session.get_inputs()[0].name
     seen = {name: Observed.nothing() for name in names}
     progress.start("Measuring quantization ranges", count)
-    for image in images:
-        for name, values in zip(names, session.run(names, {feed: image}), strict=True):
+    for block in blocks:
+        inputs = block if isinstance(block, dict) else {feed: block}
+        for name, values in zip(names, session.run(names, inputs), strict=True):
             seen[name].add(values)
         progress.advance()
     broken = [name for name, item in seen.items() if not np.isfinite([item.low, item.high]).all()]

@@ -15,7 +15,7 @@ from edge_sft.bundle.manifest import GOLDEN, GateResult
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.dataset import Dataset
 from edge_sft.errors import BugError, DataError, EdgeSftError
-from edge_sft.export import gating, golden, half, onnx_from_checkpoint, pictures, quantize, ranges
+from edge_sft.export import choosing, golden, half, onnx_from_checkpoint, pictures, quantize, ranges
 from edge_sft.export.gating import Reference
 from edge_sft.export.int8 import Source, export_int8
 from edge_sft.export.quantize import Int8Variant
@@ -108,7 +108,7 @@ def export_module(
         shown = pictures.for_ranges(dataset, meta.task, spec, calibration_pictures, progress)
         gates += _int8_gates(int8, fp32, shown, reference, out, progress)
     passed = {gate.variant: out / f"{gate.variant}.onnx" for gate in gates if gate.passed}
-    chosen = golden.choose(reference.pictures.labels, reference.probabilities)
+    chosen = choosing.choose(reference.pictures.labels, reference.probabilities)
     samples = golden.write(meta.task, reference.pictures.subset(chosen), passed, out)
     result = ExportResult(passed, tuple(gates), samples)
     _write_gates(result, out)
@@ -166,7 +166,7 @@ def _reference(
 
 
 def _fp32_gate(fp32: Path, reference: Reference, progress: Progress) -> GateResult:
-    gate = gating.prove("fp32", fp32, reference, progress)
+    gate = reference.prove("fp32", fp32, progress)
     if not gate.passed:
         raise BugError(str(fp32), f"does not equal the checkpoint ({gate.note})", "Please report this.")
     return gate
@@ -175,9 +175,9 @@ def _fp32_gate(fp32: Path, reference: Reference, progress: Progress) -> GateResu
 def _fp16_gate(fp32: Path, reference: Reference, out: Path, progress: Progress) -> GateResult:
     try:
         file = half.export_fp16(fp32, out)
-        gate = gating.prove("fp16", file, reference, progress)
+        gate = reference.prove("fp16", file, progress)
     except EdgeSftError as error:
-        return gating.not_made("fp16", reference, error.fact)
+        return reference.not_made("fp16", error.fact)
     if not gate.passed:
         file.unlink()
     return gate
@@ -195,7 +195,7 @@ def _int8_gates(
         prepared = quantize.prepare(fp32)
         source = Source(prepared, ranges.observe(prepared, shown.batches(1), len(shown), progress))
     except EdgeSftError as error:
-        return [gating.not_made(variant, reference, error.fact) for variant in variants]
+        return [reference.not_made(variant, error.fact) for variant in variants]
     return [_int8_gate(variant, source, reference, out, progress) for variant in variants]
 
 
@@ -204,7 +204,7 @@ def _int8_gate(variant: Int8Variant, source: Source, reference: Reference, out: 
         return export_int8(variant, source, reference, out, progress)
     except EdgeSftError as error:
         (out / f"{variant}.onnx").unlink(missing_ok=True)
-        return gating.not_made(variant, reference, error.fact)
+        return reference.not_made(variant, error.fact)
 
 
 def _write_gates(result: ExportResult, out: Path) -> None:
