@@ -167,7 +167,8 @@ class NormaliseSection(_Section):
 class SensorModel(_Section):
     """``auto`` is the task's default: ``mlp`` (RUL), ``spectral`` (vibration faults), ``bank`` (anomalies).
 
-    ``base`` is a checkpoint of the same family to fine-tune from.
+    ``base`` is a checkpoint of the same family to fine-tune from. ``orders`` are the rates, in turns of the shaft, at
+    which faults would show (cage, ball, outer and inner race from the bearing's data sheet; mesh of a gear).
     """
 
     architecture: Literal["auto", "mlp", "tcn", "spectral", "bank", "t2q"] = "auto"
@@ -176,6 +177,7 @@ class SensorModel(_Section):
     bank_size: int = Field(default=512, ge=8, le=65536)
     neighbours: int = Field(default=5, ge=1, le=64)
     base: str | None = None
+    orders: tuple[Annotated[float, Field(gt=0, lt=1000)], ...] = ()
 
 
 class SensorTrain(_Section):
