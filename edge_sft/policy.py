@@ -46,6 +46,7 @@ class CommissioningRule(BaseModel):
         factor: Room above it.
         blocks: Stretches the run is cut into.
         min_windows: Fewer windows than this are no healthy run.
+        clip: Standardised features count as at most this; one channel that explodes does not hide the others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +56,7 @@ class CommissioningRule(BaseModel):
     factor: float = Field(default=4 / 3, gt=0)
     blocks: int = Field(default=5, ge=2, le=100)
     min_windows: int = Field(default=30, ge=2)
+    clip: float = Field(default=30.0, gt=1, le=50)
 
 
 class _Versioned(BaseModel):

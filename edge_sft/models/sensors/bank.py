@@ -1,0 +1,66 @@
+"""BankAnomaly: how far a window's features are from the nearest examples of the machine's healthy run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edge_sft.models.sensors.anomaly import STATISTICS, WindowStatistics, shares, watched
+
+
+class BankAnomaly(nn.Module):
+    """k nearest neighbours with the memory as an input.
+
+    Forward: ``window``, ``valid`` [N,T,C], ``mean``, ``std`` [C], ``bank`` [2+M, D] with D = 3·C, all float32 →
+    ``score`` [N], ``contributions`` [N,C], ``features`` [N,D].
+
+    The bank's first row is the features' centre, its second what they are multiplied with, the others are examples
+    so treated (`edge_sft.slots.memory_bank` makes it). The score is the mean over the ``neighbours`` nearest
+    examples of the root mean squared difference over the features that are there; NaN where no channel is.
+    Neighbours are found by matrix products and TopK; their differences are then taken exactly, because
+    ``|a|² + |b|² − 2ab`` loses small distances in half precision.
+
+    Args:
+        length: Grid steps T.
+        channels: Columns C.
+        neighbours: How many of the nearest examples count.
+        clip: Standardised features beyond this count as this: one channel that explodes does not hide the others,
+            and squares stay within half precision.
+    """
+
+    def __init__(self, length: int, channels: int, neighbours: int, clip: float) -> None:
+        super().__init__()
+        self.statistics = WindowStatistics(length)
+        self.channels = channels
+        self.neighbours = neighbours
+        self.clip = clip
+
+    def forward(
+        self, window: Tensor, valid: Tensor, mean: Tensor, std: Tensor, bank: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return score [N], contributions [N,C], features [N,D]."""
+        features, seen = self.statistics(window, valid, mean, std)
+        weight = torch.cat([seen] * STATISTICS, dim=1)
+        query = torch.clamp((features - bank[0:1]) * bank[1:2], -self.clip, self.clip)
+        examples = bank[2:]
+        nearest = self._nearest(query, weight, examples)
+        found = examples.index_select(0, nearest.reshape(-1))
+        apart = (query.unsqueeze(1) - found.reshape(-1, self.neighbours, query.shape[1])) * weight.unsqueeze(1)
+        squares = apart * apart / watched(seen).unsqueeze(1)
+        score = torch.sqrt(squares.sum(dim=2)).mean(dim=1)
+        by_channel = squares.sum(dim=1).reshape(-1, STATISTICS, self.channels).sum(dim=1)
+        return score, shares(by_channel), features
+
+    def _nearest(self, query: Tensor, weight: Tensor, examples: Tensor) -> Tensor:
+        scale = 1.0 / query.shape[1]
+        cross = torch.matmul(query * weight * scale, examples.transpose(0, 1))
+        length = torch.matmul(weight * scale, (examples * examples).transpose(0, 1))
+        nearness = 2.0 * cross - length  # the query's own length is the same for every example
+        return torch.topk(nearness, self.neighbours, dim=1).indices
+
+
+def build(config: dict[str, Any]) -> BankAnomaly:
+    """Rebuild the module from its config: ``length``, ``channels``, ``neighbours``, ``clip``."""
+    return BankAnomaly(int(config["length"]), int(config["channels"]), int(config["neighbours"]), float(config["clip"]))
