@@ -47,6 +47,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
+def sweep(directory: Path) -> None:
+    """Remove halves of files that a killed process left; only where nobody else writes now."""
+    for half in directory.glob(".*.part"):
+        half.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file's content durably. Raises DeviceError when the disk refuses."""
     with replacing(path) as file:

@@ -24,6 +24,17 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
+class Answers:
+    """A classification's truth and what its checkpoint says: labels int64 [N], probabilities float32 [N,K]."""
+
+    task: Task
+    policy: Policy
+    labels: NDArray[np.int64]
+    probabilities: Probabilities
+    tolerance_points: float
+
+
+@dataclass(frozen=True)
 class Reference:
     """What every variant is held against.
 
@@ -48,12 +59,17 @@ class Reference:
 
     def distance(self, model: Path) -> float:
         """Return a variant's mean Kullback-Leibler divergence from the checkpoint's probabilities."""
-        return _divergence(self.probabilities, infer(model, self.task, self.pictures))
+        return divergence(self.probabilities, infer(model, self.task, self.pictures))
 
     def prove(self, variant: VariantName, model: Path, progress: Progress, note: str = "") -> GateResult:
         """Run a variant over the pictures and hold it against the checkpoint, as `compare` does."""
         progress.start(f"Proving {variant}", len(self.pictures))
         return compare(variant, infer(model, self.task, self.pictures, progress=progress), self, note)
+
+    @property
+    def answers(self) -> Answers:
+        """What a variant's probabilities are compared with."""
+        return Answers(self.task, self.policy, self.pictures.labels, self.probabilities, self.tolerance_points)
 
     def not_made(self, variant: VariantName, why: str) -> GateResult:
         """Name a variant that could not even be made."""
@@ -87,13 +103,18 @@ def not_made(variant: VariantName, samples: int, tolerance_points: float, why: s
 
 
 def compare(variant: VariantName, after: Probabilities, reference: Reference, note: str = "") -> GateResult:
+    """Hold a variant's probabilities against the checkpoint's, picture by picture; see `judge`."""
+    return judge(variant, after, reference.answers, note)
+
+
+def judge(variant: VariantName, after: Probabilities, reference: Answers, note: str = "") -> GateResult:
     """Hold a variant's probabilities against the checkpoint's.
 
     It fails on a net loss of right answers (overall, balanced over the classes, or of ok/nok verdicts at the
     policy's threshold) above the tolerance or one picture, whichever is more; on outputs that are not finite; and
     fp32 also on any probability that differs by more than 1e-4.
     """
-    labels, before = reference.pictures.labels, reference.probabilities
+    labels, before = reference.labels, reference.probabilities
     finite = bool(np.isfinite(after).all())
     usable = np.nan_to_num(after, nan=-1.0, posinf=-1.0, neginf=-1.0)
     flips = paired_flips(labels, before.argmax(axis=1), usable.argmax(axis=1))
@@ -133,9 +154,9 @@ def _faults(variant: VariantName, finite: bool, difference: float) -> list[str]:
     return faults
 
 
-def _verdict_flips(before: Probabilities, after: Probabilities, reference: Reference) -> tuple[int, int]:
+def _verdict_flips(before: Probabilities, after: Probabilities, reference: Answers) -> tuple[int, int]:
     """Count verdicts (nok at or above the threshold) that turned wrong and that turned right."""
-    task, labels = reference.task, reference.pictures.labels
+    task, labels = reference.task, reference.labels
     if not task.defect_labels or not task.ok_labels:
         return 0, 0
     good = [task.labels.index(label) for label in task.ok_labels]
@@ -155,7 +176,7 @@ def _one_picture_of_rarest(labels: NDArray[np.int64]) -> float:
     return float(100.0 / (len(counts) * counts.min()))
 
 
-def _divergence(wanted: Probabilities, outputs: Probabilities) -> float:
+def divergence(wanted: Probabilities, outputs: Probabilities) -> float:
     """Return the mean Kullback-Leibler divergence from the checkpoint's probabilities; infinite for NaN."""
     terms = wanted * (np.log(np.maximum(wanted, 1e-9)) - np.log(np.maximum(outputs, 1e-9)))
     value = float(terms.sum(axis=1).mean())

@@ -48,7 +48,7 @@ def check(model: onnx.ModelProto, *, source: str) -> None:
 
     Raises:
         BugError: Not valid ONNX, another opset, foreign operators, external data, or a batch axis that is not
-            the only open one.
+            the only open one (inputs after the first may have none: what is local to a machine).
         DataError: Weights that are not finite.
     """
     import onnx
@@ -69,9 +69,10 @@ def check(model: onnx.ModelProto, *, source: str) -> None:
             raise DataError(
                 source, f"has weights that are not finite ('{tensor.name}')", "Train again with a lower learning rate."
             )
+    local = {value.name for value in model.graph.input[1:]}
     for value in (*model.graph.input, *model.graph.output):
-        axes = value.type.tensor_type.shape.dim
-        if not axes or axes[0].HasField("dim_value") or not all(axis.HasField("dim_value") for axis in axes[1:]):
+        fixed = [axis.HasField("dim_value") for axis in value.type.tensor_type.shape.dim]
+        if not fixed or not all(fixed[1:]) or (fixed[0] and value.name not in local):
             raise _broken(source, f"has '{value.name}' with axes other than a free batch and fixed rest")
 
 

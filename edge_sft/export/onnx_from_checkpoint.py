@@ -16,47 +16,58 @@ from edge_sft.task import Task
 
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
+    from torch import Tensor, nn
 
 _LARGEST_BATCH = 4096
 LOG = "export.log"
 
 
-def export_fp32(module: nn.Module, task: Task, out: Path) -> Path:
+def export_fp32(module: nn.Module, task: Task, out: Path, examples: tuple[Tensor, ...] | None = None) -> Path:
     """Write ``<out>/fp32.onnx``: one file, dynamic batch, names and shapes of the task.
 
     Args:
-        module: In eval mode; uint8 [N,H,W,3] → probabilities float32 [N,K]. Casts its input before anything else.
+        module: In eval mode; takes the task's inputs in order, gives its outputs in order. Where the first is uint8,
+            casts it before anything else.
         task: Says how inputs and outputs are called and shaped.
         out: Folder to write to.
+        examples: Two samples to trace with, one tensor an input; zeros by default.
 
     Raises:
         BugError: The exporter failed (its log is kept beside, and named), or made something else than asked for.
         DataError: The checkpoint's weights are not finite.
     """
-    model = _exported(module, task, out / LOG)
-    _check_starts_with_cast(model, out)
+    given = examples or _zeros(task)
+    model = _exported(module, task, given, out / LOG)
+    if task.inputs[0].dtype == "uint8":
+        _check_starts_with_cast(model, out)
     _check_interface(model, task, out)
     return graph.save(model, out / "fp32.onnx")
 
 
-def _exported(module: nn.Module, task: Task, log: Path) -> onnx.ModelProto:
+def _zeros(task: Task) -> tuple[Tensor, ...]:
     import torch
 
-    spec = task.inputs[0]
-    example = torch.zeros((2, *spec.shape[1:]), dtype=torch.uint8)
+    shapes = [tuple(2 if axis == -1 else axis for axis in spec.shape) for spec in task.inputs]
+    return tuple(
+        torch.zeros(shape, dtype=getattr(torch, spec.dtype)) for spec, shape in zip(task.inputs, shapes, strict=True)
+    )
+
+
+def _exported(module: nn.Module, task: Task, examples: tuple[Tensor, ...], log: Path) -> onnx.ModelProto:
+    import torch
+
     batch = torch.export.Dim("N", min=1, max=_LARGEST_BATCH)
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with log.open("w", encoding="utf-8") as chatter, _captured(chatter), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(),
-                (example,),
+                examples,
                 dynamo=True,
                 opset_version=graph.OPSET,
-                input_names=[spec.name],
+                input_names=[spec.name for spec in task.inputs],
                 output_names=[output.name for output in task.outputs],
-                dynamic_shapes=({0: batch},),
+                dynamic_shapes=tuple({0: batch} if spec.shape[0] == -1 else None for spec in task.inputs),
                 external_data=False,
                 verbose=False,
             )
@@ -101,6 +112,6 @@ def _check_starts_with_cast(model: onnx.ModelProto, out: Path) -> None:
 
 def _check_interface(model: onnx.ModelProto, task: Task, out: Path) -> None:
     for found, wanted in ((model.graph.input, task.inputs), (model.graph.output, task.outputs)):
-        shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)[1:] for v in found}
-        if shapes != {spec.name: spec.shape[1:] for spec in wanted}:
+        shapes = {v.name: tuple(d.dim_value or -1 for d in v.type.tensor_type.shape.dim) for v in found}
+        if shapes != {spec.name: spec.shape for spec in wanted}:
             raise BugError(str(out / "fp32.onnx"), f"has {shapes}, the task says otherwise", "Please report it.")

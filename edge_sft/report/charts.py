@@ -88,6 +88,39 @@ class Frame:
         size = {"x": left + 0.5, "y": min(a, b), "width": wide, "height": high, "rx": 1.5}
         self.marks.append(el("rect", **size, fill=f"var(--{colour})"))
 
+    def across(self, y: float, words: str, colour: str = "ink") -> None:
+        """Draw a horizontal line at y, named above it at the right end."""
+        at, end = self.py(y), self.width - self.right
+        here = {"x1": self.left, "x2": end, "y1": at, "y2": at}
+        self.marks.append(el("line", **here, stroke=f"var(--{colour})", stroke_width=1.5, stroke_dasharray="5 4"))
+        if words:
+            self.words(end - 2, at - 5, words, anchor="end", class_="ink")
+
+    def area(
+        self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, opacity: float = 0.2
+    ) -> None:
+        """Fill what lies between two lines."""
+        there = [f"{self.px(x):g},{self.py(y):g}" for x, y in zip(xs, high, strict=True)]
+        back = [f"{self.px(x):g},{self.py(y):g}" for x, y in zip(xs, low, strict=True)]
+        points = " ".join([*there, *reversed(back)])
+        self.marks.append(el("polygon", points=points, fill=f"var(--{colour})", opacity=opacity))
+
+    def stretch(self, x0: float, x1: float, colour: str, opacity: float = 0.16) -> None:
+        """Shade a stretch of the horizontal axis over the whole height."""
+        left, right = self.px(x0), self.px(x1)
+        size = {"x": left, "y": self.top, "width": max(1.5, right - left), "height": self._foot - self.top}
+        self.marks.append(el("rect", **size, fill=f"var(--{colour})", opacity=opacity))
+
+    def strip(self, x0: float, x1: float, colour: str, *, row: int = 0) -> None:
+        """Draw a stretch as a bar along the foot of the chart, ``row`` bars above it."""
+        left, right = self.px(x0), self.px(x1)
+        size = {"x": left, "y": self._foot - 9 - 10 * row, "width": max(3.0, right - left), "height": 7, "rx": 2}
+        self.marks.append(el("rect", **size, fill=f"var(--{colour})"))
+
+    @property
+    def _foot(self) -> int:
+        return self.height - self.bottom
+
     def words(self, x: float, y: float, words: str, *, anchor: str = "start", class_: str | None = None) -> None:
         """Write at a pixel."""
         self.marks.append(el("text", words, x=x, y=y, text_anchor=anchor, class_=class_))

@@ -7,7 +7,7 @@ from edge_sft.report.markup import Child, Html, el
 from edge_sft.report.page import chip, section, table
 from edge_sft.report.wording import between, count, share
 
-_NAMES = {
+VARIANTS = {
     "fp32": "the reference",
     "fp16": "half the size",
     "int8-trt": "for NVIDIA's TensorRT",
@@ -43,17 +43,18 @@ def gates(results: tuple[GateResult, ...]) -> Html | None:
 
 def _row(result: GateResult) -> list[Child]:
     return [
-        el("div", result.variant, el("div", _NAMES.get(result.variant, ""), class_="note"), class_="name"),
+        el("div", result.variant, el("div", VARIANTS.get(result.variant, ""), class_="note"), class_="name"),
         chip("passed", "good") if result.passed else chip("not shipped", "bad"),
         f"{result.right_to_wrong:,}",
         between(result.right_to_wrong_low, result.right_to_wrong_high),
         f"{result.wrong_to_right:,}",
         f"{result.net_loss_points:+.2f} points" if result.net_loss_points else "0 points",
         f"{result.tolerance_points:.2f} points",
-        _difference(result.max_score_difference),
+        difference(result.max_score_difference),
         share(result.balanced_accuracy),
     ]
 
 
-def _difference(value: float) -> str:
+def difference(value: float) -> str:
+    """The largest difference of a score, in two digits."""
     return "< 0.001" if value < 0.001 else f"{value:.2g}"

@@ -66,12 +66,12 @@ def origin(basis: Basis) -> Html:
         ("Data set", mono(meta.dataset_fingerprint)),
         ("Test split", mono(meta.test_fingerprint) if meta.test_fingerprint else "none"),
         ("Weights (SHA-256)", mono(meta.weights_sha256)),
-        *_training(meta),
+        *training_facts(meta),
     ]
     return section("Where it comes from", None, facts(pairs), name="origin")
 
 
-def _training(meta: CheckpointMeta) -> list[tuple[str, Child]]:
+def training_facts(meta: CheckpointMeta) -> list[tuple[str, Child]]:
     """What the training wrote down about itself: plain values only, nothing nested."""
     plain = {
         name: value

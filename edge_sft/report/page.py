@@ -34,7 +34,7 @@ section>.sub{color:var(--soft);margin:0 0 18px;font-size:15px;max-width:96ch}
 .two{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:20px;align-items:start}
 
 .hero{display:grid;grid-template-columns:minmax(0,5fr) minmax(0,6fr);gap:36px;align-items:center}
-.figures{display:grid;gap:22px}
+.figures{display:grid;gap:22px}.figures.three{grid-template-columns:repeat(auto-fit,minmax(240px,1fr))}
 .figure b{display:block;font-size:44px;line-height:1;letter-spacing:-.03em;font-variant-numeric:tabular-nums}
 .figure b small{font-size:20px;font-weight:500;letter-spacing:0;color:var(--soft)}
 .figure span{display:block;margin-top:6px;font-weight:600}
@@ -54,6 +54,8 @@ sans-serif}
 svg text{fill:var(--soft)}svg .ink{fill:var(--ink);font-weight:600}
 svg .grid{stroke:var(--line);fill:none}svg .axis{stroke:var(--faint);fill:none}
 .scroll{overflow-x:auto;margin:0 -4px;padding:0 4px}
+.wide svg{min-width:600px}
+tr.here td{background:var(--brand-soft)}tr.here td:first-child{box-shadow:inset 3px 0 var(--brand);padding-left:10px}
 table{border-collapse:collapse;width:100%;font-size:15px;font-variant-numeric:tabular-nums}
 th{font-weight:600;color:var(--soft);font-size:13px;text-align:left;vertical-align:bottom}
 th,td{padding:8px 12px 8px 0;border-bottom:1px solid var(--line)}
@@ -133,13 +135,22 @@ def chip(label: str, kind: str = "") -> Html:
     return el("span", label, class_=f"chip {kind}".strip())
 
 
-def table(head: list[Child], rows: list[list[Child]], *, numeric: frozenset[int] = frozenset()) -> Html:
-    """A table that scrolls inside itself where the page is narrow; ``numeric`` columns are right-aligned."""
+def table(
+    head: list[Child],
+    rows: list[list[Child]],
+    *,
+    numeric: frozenset[int] = frozenset(),
+    marked: frozenset[int] = frozenset(),
+) -> Html:
+    """A table that scrolls inside itself where the page is narrow.
+
+    ``numeric`` columns are right-aligned, ``marked`` rows stand out.
+    """
 
     def cells(tag: str, row: list[Child]) -> list[Html]:
         return [el(tag, cell, class_="num" if i in numeric else None) for i, cell in enumerate(row)]
 
-    body = [el("tr", cells("td", row)) for row in rows]
+    body = [el("tr", cells("td", row), class_="here" if i in marked else None) for i, row in enumerate(rows)]
     return el("div", el("table", el("thead", el("tr", cells("th", head))), el("tbody", body)), class_="scroll")
 
 

@@ -49,3 +49,18 @@ def listed(words: list[str], most: int = 6) -> str:
     """Words in a row: a, b and c; beyond ``most`` the rest is counted."""
     shown = [*words[:most], f"{len(words) - most} more"] if len(words) > most else list(words)
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""
+
+
+def split_words(split: str) -> str:
+    """A split's name in a sentence."""
+    return {"test": "test", "val": "validation", "train": "training"}[split]
+
+
+def duration(seconds: float) -> str:
+    """A time as a plant says it: 45 s, 14 min, 2.1 h, 3.4 days."""
+    for most, unit, words in ((90.0, 1.0, "s"), (5400.0, 60.0, "min"), (172_800.0, 3600.0, "h")):
+        if abs(seconds) < most:
+            value = seconds / unit
+            return f"{value:.0f}\u00a0{words}" if abs(value) >= 9.95 or words == "s" else f"{value:.1f}\u00a0{words}"
+    days = seconds / 86_400
+    return f"{days:,.0f}\u00a0days" if days >= 9.95 else f"{days:.1f}\u00a0days"

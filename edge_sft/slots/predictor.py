@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,29 +17,21 @@ from numpy.typing import NDArray
 
 from edge_sft import policy as policies
 from edge_sft import preprocess
-from edge_sft.bundle import manifest as manifests
-from edge_sft.bundle.manifest import POLICY, Manifest
-from edge_sft.engines.protocol import Engine, EngineInfo, open_engine
-from edge_sft.errors import BundleRefused, DataError, DeviceError, EdgeSftError, UserError
+from edge_sft.bundle.manifest import Manifest
+from edge_sft.engines.protocol import Engine, EngineInfo
+from edge_sft.errors import DataError, DeviceError, EdgeSftError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import Decision, ModelIdentity, Prediction, Rows, Sample, rfc3339
 from edge_sft.preprocess import Preprocess
-from edge_sft.profile import Budgets, DeviceProfile
-from edge_sft.slots import proof as proofs
-from edge_sft.slots.memory import resident_mb
-from edge_sft.slots.store import SlotStore, manifest_bytes
+from edge_sft.profile import DeviceProfile
+from edge_sft.slots.opening import open_model, read_policy
+from edge_sft.slots.store import SlotStore
 from edge_sft.task import Task
 
 if TYPE_CHECKING:
     from edge_sft.bundle.keys import PublicKey
 
-# What an unproved bundle runs on (`from_bundle`): nothing is gated there, so the budgets are without meaning.
-_ANY_CPU = DeviceProfile(
-    name="any-cpu",
-    title="Any CPU (ONNX Runtime)",
-    variants=("fp32",),
-    budgets=Budgets(latency_p95_ms=math.inf, memory_mb=math.inf),
-)
+__all__ = ["Predictor", "read_policy"]
 
 
 class Predictor:
@@ -102,31 +92,17 @@ class Predictor:
             UserError: The bundle has no such variant.
             DeviceError: The engine refuses the model.
         """
-        identity_before = _identity(slot_dir)
-        signed = manifest_bytes(slot_dir)
-        manifest = manifests.from_bytes(signed, source=str(slot_dir))
-        proof = proofs.load(slot_dir) if (slot_dir / proofs.PROOF).is_file() else None
-        rule = policy or read_policy(_policy_file(slot_dir))
-        policies.check_fits(rule, manifest.task, source=str(slot_dir))
-        profile = profile or (proof.profile if proof else _ANY_CPU)
-        if threads is not None:
-            profile = profile.model_copy(update={"threads": threads})
-        name = variant or (proof.chosen if proof else "fp32")
-        before = resident_mb()
-        engine = open_engine(slot_dir / _file_of(manifest, name), profile)
-        deadlines = [limit for limit in (deadline_ms, rule.deadline_ms) if limit is not None]
-        digest = hashlib.sha256(signed).hexdigest()
-        model = ModelIdentity(name=manifest.name, version=manifest.version, digest=digest, variant=name)
-        predictor = cls(engine, manifest, model, rule, deadline_ms=min(deadlines, default=None))
+        opened = open_model(
+            slot_dir, policy=policy, variant=variant, threads=threads, deadline_ms=deadline_ms, profile=profile
+        )
         try:
-            if _identity(slot_dir) != identity_before:
-                fact, remedy = "was replaced while it was being loaded", "Open the current slot again."
-                raise BundleRefused(str(slot_dir), fact, remedy)
+            predictor = cls(opened.engine, opened.manifest, opened.model, opened.policy, deadline_ms=opened.deadline_ms)
+            opened.check_same()
             predictor._warm_up()
         except EdgeSftError:
-            predictor.close()
+            opened.engine.__exit__(None, None, None)
             raise
-        predictor.memory_mb = _growth(before)
+        predictor.memory_mb = opened.growth_mb()
         return predictor
 
     @classmethod
@@ -302,37 +278,3 @@ def _lateness(sample: Sample, deadline_ms: float | None) -> str | None:
     if age_ms <= deadline_ms:
         return None
     return f"deadline missed: {age_ms:.0f} ms since capture, {deadline_ms:g} ms allowed"
-
-
-def read_policy(path: Path) -> AnyPolicy:
-    """Read a policy from the disk. Raises BundleRefused when it is missing or no policy v1."""
-    try:
-        return policies.load(path)
-    except OSError as error:
-        raise BundleRefused(str(path), f"cannot be read ({error.strerror or error})", "Check the file.") from error
-
-
-def _policy_file(folder: Path) -> Path:
-    site = folder / proofs.SITE_POLICY
-    return site if site.is_file() else folder / POLICY
-
-
-def _file_of(manifest: Manifest, variant: str) -> str:
-    for entry in manifest.variants:
-        if entry.variant == variant:
-            return entry.file
-    known = ", ".join(entry.variant for entry in manifest.variants)
-    raise UserError(f"variant '{variant}'", f"is not in {manifest.name} {manifest.version}", f"It holds: {known}.")
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        found = folder.stat()
-    except OSError as error:
-        raise BundleRefused(str(folder), "is not there", "Deploy a bundle first.") from error
-    return found.st_dev, found.st_ino
-
-
-def _growth(before: float | None) -> float:
-    after = resident_mb()
-    return 0.0 if before is None or after is None else max(0.0, after - before)

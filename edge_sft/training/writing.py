@@ -65,6 +65,7 @@ def write_checkpoint(
         "test": _scores(Scorer(network, test.images).logits(), test, temperature),
     }
     policy = choose_policy(scores["val"], task, recipe.policy)
+    durable.sweep(job.out)
     sha256 = _write_weights(job.out, network)
     files.write_scores(job.out, scores)
     durable.write_text(job.out / files.RECIPE, job.recipe_text)

@@ -273,7 +273,7 @@ def test_from_device_falls_back_when_the_current_slot_rots(tmp_path: Path, small
 def test_a_slot_exchanged_while_it_is_loaded_is_refused(
     extracted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge_sft.slots import predictor as module
+    from edge_sft.slots import opening as module
 
     folder = extracted()
     real = module.open_engine

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_sft import checkpoint as files
+from edge_sft.errors import DataError
 from edge_sft.training.state import FOLDER
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
@@ -143,6 +144,37 @@ def test_killed_while_the_state_is_being_written(recipe: Path, whole: tuple[str,
     _finish(recipe, out)
     assert _digests(out) == whole
     assert not (out / FOLDER).exists()
+    assert not list(out.glob(".*"))
+
+
+# dies in the moment before the named file of the checkpoint would take its place
+DYING = """
+import os, pathlib, signal
+replace = pathlib.Path.replace
+def dying(self, target):
+    if pathlib.Path(target).name == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+pathlib.Path.replace = dying
+"""
+
+
+@pytest.mark.parametrize("name", [files.WEIGHTS, files.SCORES, files.META])
+def test_killed_while_the_checkpoint_is_being_written(
+    recipe: Path, whole: tuple[str, str], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out"
+    program = PROGRAM.replace("class Spoken", DYING + "\nclass Spoken")
+    arguments = [sys.executable, "-c", program, str(recipe), str(out), name]
+    died = subprocess.run(arguments, stdout=subprocess.DEVNULL, timeout=120, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert not (out / name).exists()
+    assert list(out.glob(f".{name}.*.part"))
+    with pytest.raises(DataError, match=r"is no checkpoint"):
+        files.read_meta(out)
+    _finish(recipe, out)
+    assert _digests(out) == whole
+    assert files.sha256_of(out / files.WEIGHTS) == whole[0]
     assert not list(out.glob(".*"))
 
 

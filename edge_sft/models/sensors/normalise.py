@@ -155,7 +155,8 @@ def _cluster(points: NDArray[np.float64], most: int, seed: int) -> NDArray[np.fl
     """k-means from the best of a few k-means++ starts; never more centres than distinct points."""
     rng = np.random.default_rng(seed)
     some = points if len(points) <= 20_000 else points[rng.choice(len(points), 20_000, replace=False)]
-    best, least = some[:1], np.inf
+    best: NDArray[np.float64] = some[:1]
+    least = np.inf
     for _ in range(8):
         centres = _start(some, most, rng)
         for _ in range(30):
@@ -167,7 +168,7 @@ def _cluster(points: NDArray[np.float64], most: int, seed: int) -> NDArray[np.fl
         cost = float(((some - centres[_nearest(some, centres)]) ** 2).sum())
         if cost < least:
             best, least = centres, cost
-    return np.asarray(best[np.lexsort(best.T[::-1])])
+    return np.asarray(best[np.lexsort(best.T[::-1])], dtype=np.float64)
 
 
 def _start(points: NDArray[np.float64], most: int, rng: np.random.Generator) -> NDArray[np.float64]:

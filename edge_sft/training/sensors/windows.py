@@ -44,8 +44,9 @@ class Windows:
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Windows:
         """Return the windows at these positions (or where True)."""
-        picked: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Windows(**{name: None if array is None else array[index] for name, array in picked.items()})
+        arrays = ((f.name, getattr(self, f.name)) for f in fields(self))
+        picked: dict[str, Any] = {name: None if array is None else array[index] for name, array in arrays}
+        return Windows(**picked)
 
 
 def windows_of(recipe: SensorRecipe, dataset: SensorDataset, split: SplitName) -> Windows:
