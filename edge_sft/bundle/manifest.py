@@ -40,11 +40,12 @@ class GateResult(_Strict):
     """How one variant compared with the checkpoint on the validation split, on so many ``pictures`` or windows.
 
     What counts as right is the kind's: the label; for remaining life that the interval holds what truly remained;
-    for an anomaly the verdict at a threshold made on the training windows. ``right_to_wrong`` and ``wrong_to_right`` count paired flips; ``net_loss_points`` is their difference in
-    percentage points; the bounds are the exact 95 % ones on the share of right→wrong flips. ``verdicts_…`` count
-    the same for ok/nok at the default policy's threshold. ``max_score_difference`` is the largest |difference| of
-    any output, in shares of that output's scale (a probability's is 1). Where the kind has a measure of its own,
-    ``measure`` names it (RMSE in cycles, AUROC) and ``before`` and ``after`` are the checkpoint's and the variant's.
+    for an anomaly the verdict at a threshold made on the training windows. ``right_to_wrong`` and
+    ``wrong_to_right`` count paired flips; ``net_loss_points`` is their difference in percentage points; the bounds
+    are the exact 95 % ones on the share of right→wrong flips. ``verdicts_…`` count the same for ok/nok at the
+    default policy's threshold. ``max_score_difference`` is the largest |difference| of any output, in shares of that
+    output's scale (a probability's is 1). Where the kind has a measure of its own, ``measure`` names it (RMSE in
+    cycles, AUROC) and ``before`` and ``after`` are the checkpoint's and the variant's.
     """
 
     variant: VariantName
