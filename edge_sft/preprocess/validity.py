@@ -1,0 +1,66 @@
+"""Which raw values may be used: plausible ones from sensors that still move. State of one asset."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sft.preprocess.windowing import Windowing
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class Validity:
+    """Takes away values that cannot be: outside a channel's limits, not finite, or from a stuck sensor.
+
+    Attributes:
+        value: Last usable value of each watched channel, float64 [W].
+        since: Time since which it has been that, float64 [W].
+        stuck: Whether the channel stood still for its ``stuck_s`` at its last row, bool [W].
+    """
+
+    def __init__(self, windowing: Windowing) -> None:
+        channels = windowing.channels
+        self._low = np.array([-_LARGEST if c.low is None else max(c.low, -_LARGEST) for c in channels])
+        self._high = np.array([_LARGEST if c.high is None else min(c.high, _LARGEST) for c in channels])
+        self.watched = np.array([i for i, c in enumerate(channels) if c.stuck_s is not None], dtype=np.intp)
+        self._limit = np.array([c.stuck_s for c in channels if c.stuck_s is not None], dtype=np.float64)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: a new run."""
+        self.value = np.full(self.watched.size, np.nan)
+        self.since = np.full(self.watched.size, np.nan)
+        self.stuck = np.zeros(self.watched.size, dtype=np.bool_)
+
+    def plausible(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the values [n, C] with NaN for those outside the limits; keeps no state."""
+        with np.errstate(invalid="ignore"):
+            usable = (values >= self._low) & (values <= self._high)
+        return values if usable.all() else np.where(usable, values, np.nan)
+
+    def moving(self, time: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return one run's plausible values with NaN for those of stuck sensors."""
+        if not self.watched.size:
+            return values
+        own = values[:, self.watched]
+        seen = np.isfinite(own)
+        order = np.arange(1, len(own) + 1)[:, None]
+        latest = np.maximum.accumulate(np.where(seen, order, 0), axis=0)
+        known = np.concatenate([self.value[None], own])
+        before = np.concatenate([np.zeros_like(latest[:1]), latest[:-1]])
+        changed = seen & (own != np.take_along_axis(known, before, axis=0))
+        change = np.maximum.accumulate(np.where(changed, order, 0), axis=0)
+        times = np.concatenate([self.since[None], np.broadcast_to(time[:, None], own.shape)])
+        since = np.take_along_axis(times, change, axis=0)
+        still = seen & (time[:, None] - since >= self._limit)
+        self.value = np.take_along_axis(known, latest[-1:], axis=0)[0]
+        self.since = since[-1]
+        self.stuck = np.where(
+            latest[-1] > 0, np.take_along_axis(still, np.maximum(latest[-1:] - 1, 0), axis=0)[0], self.stuck
+        )
+        if not still.any():
+            return values
+        values = values.copy()
+        values[:, self.watched] = np.where(still, np.nan, own)
+        return values
