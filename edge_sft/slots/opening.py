@@ -1,0 +1,127 @@
+"""Opening a slot's model: which variant, which policy, on which engine. The same for pictures and sensors."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_sft import policy as policies
+from edge_sft.bundle import manifest as manifests
+from edge_sft.bundle.manifest import POLICY, Manifest
+from edge_sft.engines.protocol import Engine, open_engine
+from edge_sft.errors import BundleRefused, UserError
+from edge_sft.policy import AnyPolicy
+from edge_sft.prediction import ModelIdentity
+from edge_sft.profile import Budgets, DeviceProfile
+from edge_sft.slots import proof as proofs
+from edge_sft.slots.memory import resident_mb
+from edge_sft.slots.store import manifest_bytes
+
+# What an unproved bundle runs on: nothing is gated there, so the budgets are without meaning.
+ANY_CPU = DeviceProfile(
+    name="any-cpu",
+    title="Any CPU (ONNX Runtime)",
+    variants=("fp32",),
+    budgets=Budgets(latency_p95_ms=math.inf, memory_mb=math.inf),
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A slot's model, loaded and not yet run.
+
+    Attributes:
+        engine: To be closed by who has it.
+        manifest: The bundle's.
+        model: What every Prediction says of it.
+        policy: The active rule.
+        deadline_ms: The shorter of the pipeline's and the policy's.
+        folder: The slot.
+        identity: Which folder that was when it was read; see `check_same`.
+        memory_before_mb: Resident memory before loading.
+    """
+
+    engine: Engine
+    manifest: Manifest
+    model: ModelIdentity
+    policy: AnyPolicy
+    deadline_ms: float | None
+    folder: Path
+    identity: tuple[int, int]
+    memory_before_mb: float | None
+
+    def check_same(self) -> None:
+        """Raise BundleRefused when the folder was replaced while it was being loaded."""
+        if _identity(self.folder) != self.identity:
+            fact, remedy = "was replaced while it was being loaded", "Open the current slot again."
+            raise BundleRefused(str(self.folder), fact, remedy)
+
+    def growth_mb(self) -> float:
+        """Return by how much resident memory has grown since before loading; 0 where the system does not tell."""
+        after = resident_mb()
+        return 0.0 if self.memory_before_mb is None or after is None else max(0.0, after - self.memory_before_mb)
+
+
+def open_model(
+    slot_dir: Path,
+    *,
+    policy: AnyPolicy | None = None,
+    variant: str | None = None,
+    threads: int | None = None,
+    deadline_ms: float | None = None,
+    profile: DeviceProfile | None = None,
+) -> Opened:
+    """Load a slot's bundle; arguments as those of `edge_sft.slots.predictor.Predictor.open`.
+
+    Raises:
+        BundleRefused: The folder is no bundle, or the policy is for another task.
+        UserError: The bundle has no such variant.
+        DeviceError: The engine refuses the model.
+    """
+    identity = _identity(slot_dir)
+    signed = manifest_bytes(slot_dir)
+    manifest = manifests.from_bytes(signed, source=str(slot_dir))
+    proof = proofs.load(slot_dir) if (slot_dir / proofs.PROOF).is_file() else None
+    rule = policy or read_policy(_policy_file(slot_dir))
+    policies.check_fits(rule, manifest.task, source=str(slot_dir))
+    profile = profile or (proof.profile if proof else ANY_CPU)
+    if threads is not None:
+        profile = profile.model_copy(update={"threads": threads})
+    name = variant or (proof.chosen if proof else "fp32")
+    before = resident_mb()
+    engine = open_engine(slot_dir / _file_of(manifest, name), profile)
+    deadlines = [limit for limit in (deadline_ms, rule.deadline_ms) if limit is not None]
+    digest = hashlib.sha256(signed).hexdigest()
+    model = ModelIdentity(name=manifest.name, version=manifest.version, digest=digest, variant=name)
+    return Opened(engine, manifest, model, rule, min(deadlines, default=None), slot_dir, identity, before)
+
+
+def read_policy(path: Path) -> AnyPolicy:
+    """Read a policy from the disk. Raises BundleRefused when it is missing or no policy v1."""
+    try:
+        return policies.load(path)
+    except OSError as error:
+        raise BundleRefused(str(path), f"cannot be read ({error.strerror or error})", "Check the file.") from error
+
+
+def _policy_file(folder: Path) -> Path:
+    site = folder / proofs.SITE_POLICY
+    return site if site.is_file() else folder / POLICY
+
+
+def _file_of(manifest: Manifest, variant: str) -> str:
+    for entry in manifest.variants:
+        if entry.variant == variant:
+            return entry.file
+    known = ", ".join(entry.variant for entry in manifest.variants)
+    raise UserError(f"variant '{variant}'", f"is not in {manifest.name} {manifest.version}", f"It holds: {known}.")
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        found = folder.stat()
+    except OSError as error:
+        raise BundleRefused(str(folder), "is not there", "Deploy a bundle first.") from error
+    return found.st_dev, found.st_ino
