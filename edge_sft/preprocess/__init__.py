@@ -8,8 +8,10 @@ from edge_sft.preprocess.images import (
     IgnoreBox,
     Preprocess,
     decode_image,
+    encoded_tensor,
     image_tensor,
     read_image,
+    read_tensor,
     require_opencv,
 )
 from edge_sft.preprocess.windowing import Channel, OrderTracking, Windowing
@@ -24,7 +26,9 @@ __all__ = [
     "Preprocess",
     "Windowing",
     "decode_image",
+    "encoded_tensor",
     "image_tensor",
     "read_image",
+    "read_tensor",
     "require_opencv",
 ]

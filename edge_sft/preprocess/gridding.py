@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sft.errors import DataError
-from edge_sft.preprocess.timing import Fact, Stretch, Timing, held_steps
+from edge_sft.preprocess.cells import Cells
+from edge_sft.preprocess.ordering import Shaft
+from edge_sft.preprocess.timing import Fact, Stretch, Timing
 from edge_sft.preprocess.validity import Validity
 from edge_sft.preprocess.windowing import Windowing
 
@@ -62,23 +64,21 @@ class Gridder:
     """One asset's rows → grid cells, each computed once, when it is over, from all rows that fell into it.
 
     Attributes:
-        facts: What was noticed, (kind, sentence), the last hundred; kinds: time, late, gap, clock, stuck, moving.
+        facts: What was noticed, (kind, sentence), the last hundred: time, late, gap, clock, stuck,
+            moving, speed.
     """
 
     def __init__(self, windowing: Windowing) -> None:
         self._windowing = windowing
         self._channels = len(windowing.channels)
-        self._hold = held_steps(windowing)
         self.facts: deque[Fact] = deque(maxlen=_FACTS)
         self._timing = Timing(windowing, self.facts.append)
         self._validity = Validity(windowing)
-        self._frame = (-1, np.nan, np.nan)  # run, anchor and origin of the open cell
-        self._sum = np.zeros(self._channels)  # of the open cell
-        self._count = np.zeros(self._channels)
-        self._held = np.full(self._channels, np.nan)  # last valid cell of each channel
-        self._held_at = np.zeros(self._channels, np.int64)
-        self._open = 0  # first cell that is not out yet
-        self._last = -1  # cell of the newest row
+        self._shaft = None if windowing.order is None else Shaft(windowing)
+        self._cells = Cells(windowing)
+        self._stretch = -1  # run of the clock that the open cell belongs to
+        self._run, self._anchor, self._origin = -1, np.nan, np.nan
+        self._times = np.zeros(0)  # with order tracking: when the steps from the open one on were
 
     @property
     def stuck(self) -> tuple[str, ...]:
@@ -114,29 +114,26 @@ class Gridder:
         """Complete the cells before ``now`` although nothing came, as far as ``hold_s`` lets a value stand in.
 
         Cells come earlier by it than with the next row, not other ones, except that a run that ends in silence gets
-        its held cells too.
+        its held cells too. With order tracking nothing comes: a shaft's angle is not known from silence.
         """
-        return self._closed(min(self._timing.reached(now), self._last + 1 + self._hold))
+        if self._shaft is not None:
+            return self._joined([])
+        return self._completed(min(self._timing.reached(now), self._cells.last + 1 + self._cells.hold))
 
     def flush(self) -> Grid:
         """Complete the open cell: nothing more will come for it."""
-        return self._closed(self._last + 1)
-
-    def _closed(self, stop: int) -> Grid:
-        grid = self._complete(stop)
-        self._timing.open = self._open
-        return grid
+        return self._completed(self._end())
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return all there is to know for going on exactly from here."""
-        timing, validity = self._timing, self._validity
+        """Return all there is to know for going on exactly from here; arrays that ``np.savez`` takes."""
+        parts = {**self._timing.state(), **self._validity.state(), **self._cells.state()}
+        if self._shaft is not None:
+            parts |= self._shaft.state()
         return {
+            **parts,
             "windowing": np.array(_digest(self._windowing)),
-            "counts": np.array([timing.run, timing.open, self._open, self._last, self._frame[0]], np.int64),
-            "times": np.array([timing.anchor, timing.origin, timing.newest, *self._frame[1:]]),
-            "cells": np.stack([self._sum, self._count, self._held]),
-            "held_at": self._held_at.copy(),
-            "watched": np.stack([validity.value, validity.since, validity.stuck.astype(np.float64)]),
+            "run": np.array([self._stretch, self._run], np.int64),
+            "frame": np.array([self._anchor, self._origin, *self._times]),
         }
 
     @classmethod
@@ -150,41 +147,63 @@ class Gridder:
         try:
             if str(state["windowing"]) != _digest(windowing):
                 raise DataError("kept sensor state", "belongs to another windowing", "Start without it.")
-            timing, validity = gridder._timing, gridder._validity
-            timing.run, timing.open, gridder._open, gridder._last, run = (int(n) for n in state["counts"])
-            timing.anchor, timing.origin, timing.newest, anchor, origin = (float(t) for t in state["times"])
-            gridder._frame = (run, anchor, origin)
-            gridder._sum, gridder._count, gridder._held = (np.array(c, np.float64) for c in state["cells"])
-            gridder._held_at = np.array(state["held_at"], np.int64)
-            validity.value, validity.since, stuck = (np.array(w, np.float64) for w in state["watched"])
-            validity.stuck = stuck > 0
-        except (KeyError, ValueError, TypeError) as error:
+            gridder._timing.restore(state)
+            gridder._validity.restore(state)
+            gridder._cells.restore(state)
+            if gridder._shaft is not None:
+                gridder._shaft.restore(state)
+            gridder._stretch, gridder._run = (int(n) for n in state["run"])
+            frame = np.array(state["frame"], np.float64)
+            gridder._anchor, gridder._origin, gridder._times = float(frame[0]), float(frame[1]), frame[2:]
+        except (KeyError, ValueError, TypeError, IndexError) as error:
             raise DataError("kept sensor state", f"is damaged ({error})", "Start without it.") from error
         return gridder
 
     def _take(self, stretch: Stretch, time: NDArray[np.float64], values: NDArray[np.float64], out: list[Grid]) -> None:
-        if stretch.run != self._frame[0]:
-            if self._open <= self._last:
-                out.append(self._complete(self._last + 1))
-            self._begin(stretch)
+        if stretch.run != self._stretch:
+            self._begin(out, stretch.anchor)
+            self._stretch, self._origin = stretch.run, stretch.origin
+            self._validity.forget()
+            if self._shaft is not None:
+                self._shaft.begin()
         values = self._moving(time, values)
-        self._last = int(stretch.cells[-1])
-        sums, counts = self._summed(stretch.cells - self._open, values)
-        if len(sums) > 1:
-            with np.errstate(invalid="ignore"):
-                out.append(self._cells(sums[:-1] / counts[:-1]))
-        self._sum, self._count = sums[-1], counts[-1]
+        if self._shaft is None:
+            out.append(self._grid(self._cells.add(stretch.cells, values)))
+        else:
+            self._turn(self._shaft, time, values, out)
 
-    def _begin(self, stretch: Stretch) -> None:
-        self._frame = (stretch.run, stretch.anchor, stretch.origin)
-        self._open = 0
-        self._sum = np.zeros(self._channels)
-        self._count = np.zeros(self._channels)
-        self._held = np.full(self._channels, np.nan)
-        self._held_at = np.zeros(self._channels, np.int64)
-        self._validity.forget()
+    def _turn(self, shaft: Shaft, time: NDArray[np.float64], values: NDArray[np.float64], out: list[Grid]) -> None:
+        for turn in shaft.track(time, values):
+            if turn.fresh and self._cells.last >= 0:
+                self.facts.append(
+                    ("speed", "the shaft's angle was lost (speed not known, or too far between two rows)")
+                )
+                self._begin(out, np.nan)
+            self._times = np.concatenate([self._times, turn.times])
+            if len(turn.cells):
+                out.append(self._grid(self._cells.add(turn.cells, turn.values)))
+
+    def _begin(self, out: list[Grid], anchor: float) -> None:
+        """End the present run's grid and begin another."""
+        out.append(self._grid(self._cells.complete(self._end())))
+        self._cells.begin()
+        self._run += 1
+        self._anchor = anchor
+        self._times = self._times[:0]
+
+    def _end(self) -> int:
+        """Return the step behind the last that may be completed without more rows."""
+        stop = self._cells.last + 1
+        return stop if self._shaft is None else min(stop, self._cells.open + len(self._times))
+
+    def _completed(self, stop: int) -> Grid:
+        grid = self._grid(self._cells.complete(stop))
+        self._timing.open = self._cells.open
+        return grid
 
     def _moving(self, time: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not self._validity.watched.size:
+            return values
         before = self.stuck
         values = self._validity.moving(time, values)
         now = self.stuck
@@ -193,78 +212,27 @@ class Gridder:
             self.facts.extend(("moving", f"{name} moves again") for name in before if name not in now)
         return values
 
-    def _summed(
-        self, cells: NDArray[np.int64], values: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return sum and count of each cell from the open one on, [m, C]; a ``last`` value is a sum of one."""
-        shape = (int(cells[-1]) + 1, self._channels)
-        sums, counts = np.zeros(shape), np.zeros(shape)
-        sums[0], counts[0] = self._sum, self._count
-        seen = np.isfinite(values)
-        if self._windowing.aggregate == "mean":
-            if len(cells) == 1:
-                sums[-1] += np.where(seen[0], values[0], 0.0)
-                counts[-1] += seen[0]
-                return sums, counts
-            # bincount adds in order of arrival, what is in the open cell first: any cutting gives the same bits
-            flat = (cells[:, None] * self._channels + np.arange(self._channels))[seen]
-            first = np.arange(self._channels)
-            total = np.concatenate([self._sum, values[seen]])
-            sums[:] = np.bincount(np.concatenate([first, flat]), total, sums.size).reshape(shape)
-            counts += np.bincount(flat, minlength=counts.size).astype(np.float64).reshape(shape)
-            return sums, counts
-        if len(cells) == 1:
-            np.copyto(sums[-1], values[0], where=seen[0])
-            np.copyto(counts[-1], 1.0, where=seen[0])
-            return sums, counts
-        row, channel = np.nonzero(seen)  # in order of arrival: the last one stays
-        sums[cells[row], channel] = values[row, channel]
-        counts[cells[row], channel] = 1.0
-        return sums, counts
-
-    def _complete(self, stop: int) -> Grid:
-        """Return the cells from the open one to before ``stop``; all but the open one are empty."""
-        values = np.full((max(0, stop - self._open), self._channels), np.nan)
-        if len(values):
-            np.divide(self._sum, self._count, out=values[0], where=self._count > 0)
-            self._sum = np.zeros(self._channels)
-            self._count = np.zeros(self._channels)
-        return self._cells(values)
-
-    def _cells(self, values: NDArray[np.float64]) -> Grid:
-        """Turn completed cells [m, C] (NaN where nothing came) into the grid and move the open cell behind them."""
+    def _grid(self, values: NDArray[np.float64]) -> Grid:
+        """Turn cells that have just been completed, [m, C] with NaN where nothing is known, into a grid."""
         count = len(values)
-        index = np.arange(self._open, self._open + count)
-        if self._hold and count:
-            values = self._hold_fill(index, values)
-        self._open += count
-        run, anchor, origin = self._frame
-        period = self._windowing.period_s
+        index = np.arange(self._cells.open - count, self._cells.open)
         valid = np.isfinite(values)
         out = np.where(valid, values, 0.0).astype(np.float32)
         mask = valid.astype(np.float32)
+        if self._shaft is None:
+            elapsed = index * self._windowing.period_s
+            time = self._anchor + elapsed
+            age = (self._anchor - self._origin) + elapsed
+        else:
+            time, self._times = self._times[:count], self._times[count:]
+            age = time - self._origin
         if self._windowing.age:
-            age = ((anchor - origin) + index * period) / self._windowing.age_unit
-            out = np.concatenate([out, age.astype(np.float32)[:, None]], axis=1)
+            out = np.concatenate([out, (age / self._windowing.age_unit).astype(np.float32)[:, None]], axis=1)
             mask = np.concatenate([mask, np.ones((count, 1), np.float32)], axis=1)
-        return Grid(index, np.asarray(anchor + index * period, np.float64), out, mask, np.full(count, run))
-
-    def _hold_fill(self, index: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-        own = np.isfinite(values)
-        if own.all():
-            self._held, self._held_at = values[-1], np.full(self._channels, index[-1])
-            return values
-        order = np.arange(1, len(values) + 1)[:, None]
-        latest = np.maximum.accumulate(np.where(own, order, 0), axis=0)
-        known = np.concatenate([self._held[None], values])
-        since = np.concatenate([self._held_at[None], np.broadcast_to(index[:, None], values.shape)])
-        filled = np.take_along_axis(known, latest, axis=0)
-        at = np.take_along_axis(since, latest, axis=0)
-        self._held, self._held_at = filled[-1], at[-1]
-        return np.where(index[:, None] - at <= self._hold, filled, np.nan)
+        return Grid(index, np.asarray(time, np.float64), out, mask, np.full(count, self._run))
 
     def _joined(self, grids: list[Grid]) -> Grid:
-        return Grid.joined(grids, len(self._windowing.names))
+        return Grid.joined([grid for grid in grids if len(grid)], len(self._windowing.names))
 
 
 def grid_run(windowing: Windowing, time: NDArray[np.float64], values: NDArray[np.float64]) -> Grid:

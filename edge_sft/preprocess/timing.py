@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ class Timing:
         self.gap = math.inf if windowing.gap_s is None else windowing.gap_s
         self.silent = steps * windowing.period_s
         self.back = windowing.length * windowing.period_s if windowing.gap_s is None else windowing.gap_s
+        self._by_angle = windowing.order is not None  # cells are the shaft's; here rows only have to follow each other
         self._tell = tell
         self.run = -1
         self.anchor = self.origin = self.newest = math.nan
@@ -86,6 +88,18 @@ class Timing:
             return 0
         return math.floor((now - self.anchor) / self.period + 0.5)
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return all there is to know."""
+        return {
+            "clock": np.array([self.anchor, self.origin, self.newest]),
+            "clock_run": np.array([self.run, self.open], np.int64),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state. Raises KeyError, ValueError."""
+        self.anchor, self.origin, self.newest = (float(t) for t in state["clock"])
+        self.run, self.open = (int(n) for n in state["clock_run"])
+
     def _one_by_one(self, time: NDArray[np.float64], rows: NDArray[np.int64], out: list[Stretch]) -> int:
         taken: list[int] = []
         cells: list[int] = []
@@ -97,7 +111,7 @@ class Timing:
                 out.append(Stretch(run, anchor, origin, np.array(taken, np.int64), np.array(cells, np.int64)))
                 taken, cells = [], []
             cell = math.floor((moment - self.anchor) / self.period + 0.5)
-            if cell < self.open:
+            if moment < self.newest if self._by_angle else cell < self.open:
                 late += 1
                 continue
             self.newest = max(self.newest, moment)
@@ -140,7 +154,7 @@ class Timing:
         for start, stop in zip([0, *begins.tolist()], [*begins.tolist(), time.size], strict=True):
             self._look(float(time[start]))
             cells = np.floor((time[start:stop] - self.anchor) / self.period + 0.5).astype(np.int64)
-            early = int(np.searchsorted(cells, self.open))  # cells that `advance` has closed
+            early = 0 if self._by_angle else int(np.searchsorted(cells, self.open))  # `advance` has closed them
             late += early
             if early < cells.size:
                 self.newest = float(time[stop - 1])

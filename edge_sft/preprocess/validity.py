@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,3 +67,12 @@ class Validity:
         values = values.copy()
         values[:, self.watched] = np.where(still, np.nan, own)
         return values
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return all there is to know."""
+        return {"watched": np.stack([self.value, self.since, self.stuck.astype(np.float64)])}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a state. Raises KeyError, ValueError."""
+        self.value, self.since, stuck = np.array(state["watched"], np.float64).reshape(3, self.watched.size)
+        self.stuck = stuck > 0
