@@ -22,9 +22,9 @@ _LINES = ("brand", "escape", "overkill", "good")
 
 def confusion(basis: Basis) -> Html:
     """The confusion matrix; beyond 16 labels the most frequent confusions as a list."""
-    matrix, labels = basis.evaluation.confusion, basis.meta.task.labels
+    counts, labels = basis.evaluation.confusion, basis.meta.task.labels
     told = f"Rows are what the part is, columns what the model makes of it; {basis.split_words} pictures."
-    shown = _matrix(matrix, labels, labels) if len(labels) <= _LARGEST_MATRIX else _pairs(matrix, labels)
+    shown = matrix(counts, labels, labels) if len(labels) <= _LARGEST_MATRIX else _pairs(counts, labels)
     if not basis.sorting:
         named = el("div", el("h3", "Most probable label"), shown)
         shown = el("div", el("div", el("h3", "Decision at the threshold"), _decisions(basis)), named, class_="side")
@@ -32,7 +32,7 @@ def confusion(basis: Basis) -> Html:
 
 
 def _decisions(basis: Basis) -> Html:
-    return _matrix(_decision_matrix(basis), ("good part", "defect"), ("passed", "rejected"))
+    return matrix(_decision_matrix(basis), ("good part", "defect"), ("passed", "rejected"))
 
 
 def _decision_matrix(basis: Basis) -> NDArray[np.float64]:
@@ -41,12 +41,13 @@ def _decision_matrix(basis: Basis) -> NDArray[np.float64]:
     return confusion_matrix(is_defect(scores, task), rejected, 2, scores.weights)
 
 
-def _matrix(matrix: NDArray[np.float64], labels: Sequence[str], columns: Sequence[str]) -> Html:
+def matrix(counts: NDArray[np.float64], labels: Sequence[str], columns: Sequence[str]) -> Html:
+    """A confusion matrix: ``counts`` [K, K], rows ``labels`` (what it is), ``columns`` what was made of it."""
     head = el("tr", el("th"), [el("th", name, scope="col") for name in columns])
     rows = []
     for i, label in enumerate(labels):
-        total = matrix[i].sum()
-        cells = [_cell(matrix[i, j], total, right=i == j) for j in range(len(labels))]
+        total = counts[i].sum()
+        cells = [_cell(counts[i, j], total, right=i == j) for j in range(len(labels))]
         rows.append(el("tr", el("th", label, scope="row"), cells))
     return el("div", el("table", el("thead", head), el("tbody", rows), class_="matrix"), class_="scroll")
 

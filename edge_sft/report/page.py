@@ -51,7 +51,8 @@ color:var(--soft)}
 background:var(--c)}
 svg{display:block;width:100%;height:auto;font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",Arial,
 sans-serif}
-svg text{fill:var(--soft)}svg .ink{fill:var(--ink);font-weight:600}
+svg text{fill:var(--soft)}svg .ink{fill:var(--ink);font-weight:600;
+paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
 svg .grid{stroke:var(--line);fill:none}svg .axis{stroke:var(--faint);fill:none}
 .scroll{overflow-x:auto;margin:0 -4px;padding:0 4px}
 .wide svg{min-width:600px}
@@ -70,7 +71,7 @@ td svg{width:150px}
 .matrix td small{display:block;color:var(--soft);font-size:12px}
 .matrix th[scope=row]{vertical-align:middle;text-align:right;
 color:var(--ink);font-size:14px;max-width:12em;overflow-wrap:anywhere}
-.matrix th[scope=col]{max-width:9em;overflow-wrap:anywhere}
+.matrix th[scope=col]{max-width:9em;overflow-wrap:break-word}
 .chip{display:inline-block;border-radius:99px;padding:1px 10px;font-size:13px;font-weight:600;white-space:nowrap;
 background:var(--track);color:var(--soft)}
 .chip.good{background:var(--good-soft);color:var(--good)}.chip.bad{background:var(--escape-soft);color:var(--escape)}
