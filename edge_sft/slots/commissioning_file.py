@@ -74,8 +74,9 @@ def to_bytes(commissioning: Commissioning, key: PrivateKey) -> bytes:
     meta = _Meta(**{name: getattr(commissioning, name) for name in _Meta.model_fields if name != "schema_version"})
     text = np.frombuffer(meta.model_dump_json().encode(), dtype=np.uint8)
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {f"in/{name}": array for name, array in commissioning.inputs.items()}
-    np.savez(buffer, **{_META: text}, **arrays)
+    arrays: dict[str, Any] = {_META: text}
+    arrays |= {f"in/{name}": array for name, array in commissioning.inputs.items()}
+    np.savez(buffer, **arrays)
     payload = buffer.getvalue()
     return _MAGIC + key.sign(_MAGIC + payload) + payload
 

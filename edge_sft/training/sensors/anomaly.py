@@ -1,0 +1,162 @@
+"""Anomaly detection's training: choose the method on the training machines, say what it would have done on the others.
+
+Nothing about normal behaviour is learnt here for others to use: a machine's memory is its own and is made by
+`edge-sft commission` on it. What is shared is which method, its windows and its rule for the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from edge_sft.data.dataset import SplitName
+from edge_sft.data.sensors.dataset import Run, SensorDataset
+from edge_sft.errors import DataError, UserError
+from edge_sft.models.sensors.anomaly import METHODS, STATISTICS
+from edge_sft.models.sensors.registry import build
+from edge_sft.policy import AnomalyPolicy
+from edge_sft.progress import Progress
+from edge_sft.sensor_recipe import SensorRecipe
+from edge_sft.slots.commissioning import Healthy, commission
+from edge_sft.slots.memories import rows_for, spread
+from edge_sft.task import Task, window_anomaly
+from edge_sft.training.sensors.commissioned import Judged, asker, judge_run, numbers, scores_of
+from edge_sft.training.sensors.trained import Trained
+from edge_sft.training.sensors.windows import cut_run
+
+_RULES = {"bank": "neighbours", "t2q": "components"}
+# Windows of each training run that the bundle's default memory is made of: enough for quantization ranges and golden
+# answers; no machine is judged by it.
+_DEFAULT_WINDOWS = 2_000
+# Runs that the choice between the methods is made on; more take minutes and change nothing.
+_CHOICE_RUNS = 20
+
+
+def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> Trained:
+    """Make an anomaly detector.
+
+    Args:
+        recipe: ``model.architecture`` is ``bank``, ``t2q`` or ``auto``: whichever ranks the training machines'
+            labelled rows better, the bank where nothing is labelled.
+        dataset: Runs; what is labelled abnormal is never taken for healthy.
+        progress: Told run by run.
+
+    Returns:
+        A network without learnt numbers, a policy without a threshold, each run judged by its own beginning.
+
+    Raises:
+        UserError: A recipe that does not fit the task.
+        DataError: No training run is long enough to be a healthy one.
+    """
+    _check(recipe)
+    name, tried = _choose(recipe, dataset, progress)
+    task, module, policy, config = assemble(recipe, name)
+    judged = {split: _judge(recipe, name, dataset.split(split), split, progress) for split in _SPLITS}
+    scores: dict[str, NDArray[Any]] = {}
+    for split, runs in judged.items():
+        if split != "train":
+            scores |= scores_of(split, runs)
+    scores |= {f"default/{key}": value for key, value in _defaults(recipe, task, module, policy, dataset).items()}
+    facts: dict[str, Any] = {"chosen": name, "tried": tried, "not_commissioned": _reasons(judged)}
+    return Trained(
+        module=module,
+        task=task,
+        policy=policy,
+        architecture=name,
+        config=config,
+        metrics={split: numbers(runs) for split, runs in judged.items() if runs},
+        scores=scores,
+        facts=facts,
+    )
+
+
+_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+def assemble(recipe: SensorRecipe, name: str) -> tuple[Task, nn.Module, AnomalyPolicy, dict[str, Any]]:
+    """Return task, module (eval), default policy and config of one of the methods with a recipe's settings."""
+    windowing = recipe.windowing()
+    width = STATISTICS * len(windowing.names)
+    asked = recipe.policy.commissioning
+    least = max(asked.min_windows, recipe.model.neighbours + 1)
+    rule = asked.model_copy(update={"method": _RULES[name], "min_windows": least})
+    task = window_anomaly(
+        windowing.length, len(windowing.names), (rows_for(rule.method, width, recipe.model.bank_size), width)
+    )
+    config = {"architecture": name, "neighbours": recipe.model.neighbours, "clip": rule.clip}
+    policy = AnomalyPolicy(alarm=recipe.policy.alarm, commissioning=rule, deadline_ms=recipe.policy.deadline_ms)
+    return task, build(task, windowing, config), policy, config
+
+
+def _check(recipe: SensorRecipe) -> None:
+    architecture = recipe.model.architecture
+    if architecture != "auto" and architecture not in METHODS:
+        known = ", ".join(("auto", *METHODS))
+        raise UserError("model.architecture", f"'{architecture}' is no anomaly detector", f"Choose one of: {known}.")
+    if recipe.window.age:
+        fact = "makes every day later than the healthy run an anomaly"
+        raise UserError("window.age", fact, 'Leave it out for task.kind = "anomaly".')
+    if recipe.normalise.by != "global":
+        fact = "is not how an anomaly's memory works: it holds an example of each operating condition"
+        raise UserError("normalise.by", fact, "Leave it out and commission over all conditions.")
+    if recipe.model.neighbours > recipe.model.bank_size:
+        raise UserError("model.neighbours", "are more than model.bank_size has examples", "Make the bank larger.")
+    if recipe.model.base is not None:
+        raise UserError("model.base", "is of no use: nothing is learnt from other machines", "Leave it out.")
+
+
+def _choose(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> tuple[str, dict[str, float]]:
+    """Return the method and what each got on the training machines (mean AUROC over runs)."""
+    if recipe.model.architecture != "auto":
+        return recipe.model.architecture, {}
+    runs = [run for run in dataset.split("train") if run.labels is not None and (run.labels == 1).any()]
+    if not runs:
+        return "bank", {}
+    chosen = [runs[index] for index in spread(len(runs), _CHOICE_RUNS)]
+    found = {name: numbers(_judge(recipe, name, chosen, f"train, {name}", progress)) for name in METHODS}
+    tried = {name: values["auroc"] for name, values in found.items() if "auroc" in values}
+    return (max(METHODS, key=lambda name: tried.get(name, 0.0)) if tried else "bank"), tried
+
+
+def _judge(recipe: SensorRecipe, name: str, runs: Sequence[Run], title: str, progress: Progress) -> list[Judged]:
+    task, module, policy, _ = assemble(recipe, name)
+    infer = asker(module, task)
+    progress.start(f"judging {title}", len(runs))
+    judged = []
+    for run in runs:
+        one = judge_run(infer, task, recipe.windowing(), policy, run)
+        progress.advance(note=run.id)
+        if len(one.time):
+            judged.append(one)
+    return judged
+
+
+def _defaults(
+    recipe: SensorRecipe, task: Task, module: nn.Module, policy: AnomalyPolicy, dataset: SensorDataset
+) -> dict[str, NDArray[np.float32]]:
+    """Return local inputs made of all training machines: what golden answers and quantization ranges are taken with."""
+    parts = []
+    for run in dataset.split("train"):
+        windows = cut_run(recipe.windowing(), run)
+        healthy = np.arange(len(windows)) if windows.label is None else np.flatnonzero(windows.label != 1)
+        kept = healthy[spread(len(healthy), _DEFAULT_WINDOWS)]
+        parts.append(Healthy(windows.values[kept], windows.valid[kept], windows.end[kept]))
+    pooled = Healthy(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.valid for part in parts]),
+        # one after the other, however the clocks of the machines stood to each other
+        np.arange(sum(map(len, parts)), dtype=np.float64) * recipe.window.hop * recipe.window.period_s,
+    )
+    if len(pooled) == 0:
+        raise DataError(str(dataset.root), "gives no window to train on", "Look at what `edge-sft check` says.")
+    words = {"model_digest": "0" * 64, "asset": "", "created_at": "", "source": "the training runs"}
+    made = commission(asker(module, task), task, recipe.windowing(), pooled, policy.commissioning, **words)
+    return made.inputs
+
+
+def _reasons(judged: dict[SplitName, list[Judged]]) -> list[str]:
+    return [f"{one.run}: {one.why}" for runs in judged.values() for one in runs if one.why is not None][:20]
