@@ -20,6 +20,13 @@ Verdict = Literal["ok", "nok", "uncertain", "no_decision"]
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A picture as its file holds it; decoded when the model's input size is known, at no more than it needs."""
+
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Rows:
     """Raw sensor rows of one asset, as they came.
 
@@ -41,7 +48,7 @@ class Sample:
     """One raw frame or row batch, before any preprocessing.
 
     Attributes:
-        data: Frame as read: uint8 or uint16, [H, W] grey or [H, W, 3] **RGB**; or `Rows`. None when it could not be
+        data: Frame as read: uint8 or uint16, [H, W] grey or [H, W, 3] **RGB**; or `Encoded`, or `Rows`. None when it could not be
             read; ``fault`` then says why and the decision will be ``no_decision``.
         captured_at: UTC wall-clock time of capture.
         captured_monotonic_s: ``time.monotonic()`` at capture; deadlines are measured against it.
@@ -51,7 +58,7 @@ class Sample:
         fault: Why there is no usable data, or None.
     """
 
-    data: NDArray[np.uint8] | NDArray[np.uint16] | Rows | None
+    data: NDArray[np.uint8] | NDArray[np.uint16] | Encoded | Rows | None
     captured_at: datetime
     captured_monotonic_s: float
     stream: str

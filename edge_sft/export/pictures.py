@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_sft.data.dataset import Dataset, Item
 from edge_sft.errors import DataError
-from edge_sft.preprocess import Preprocess, image_tensor, read_image
+from edge_sft.preprocess import Preprocess, read_tensor
 from edge_sft.progress import Progress
 from edge_sft.task import Task
 
@@ -81,7 +81,7 @@ def read(items: Sequence[Item], task: Task, spec: Preprocess, progress: Progress
     images = np.empty((len(items), spec.height, spec.width, 3), dtype=np.uint8)
     progress.start(title, len(items))
     for index, item in enumerate(items):
-        images[index] = image_tensor(read_image(item.path), spec)
+        images[index] = read_tensor(item.path, spec)
         progress.advance()
     labels = np.array([task.labels.index(item.label) for item in items], dtype=np.int64)
     return Pictures(images, labels, tuple(item.id for item in items))

@@ -21,7 +21,7 @@ from edge_sft.bundle.manifest import Manifest
 from edge_sft.engines.protocol import Engine, EngineInfo
 from edge_sft.errors import DataError, DeviceError, EdgeSftError, UserError
 from edge_sft.policy import AnyPolicy
-from edge_sft.prediction import Decision, ModelIdentity, Prediction, Rows, Sample, rfc3339
+from edge_sft.prediction import Decision, Encoded, ModelIdentity, Prediction, Rows, Sample, rfc3339
 from edge_sft.preprocess import Preprocess
 from edge_sft.profile import DeviceProfile
 from edge_sft.slots.opening import open_model, read_policy
@@ -185,8 +185,10 @@ class Predictor:
         name = None if isinstance(image, np.ndarray) else Path(image).name
         sample = Sample(None, datetime.now(timezone.utc), time.monotonic(), "image", part_id=part_id, name=name)
         try:
-            frame = image if isinstance(image, np.ndarray) else preprocess.read_image(Path(image))
-            tensor = self.prepare(replace(sample, data=frame))
+            if isinstance(image, np.ndarray):
+                tensor = self.prepare(replace(sample, data=image))
+            else:
+                tensor = preprocess.read_tensor(Path(image), self._preprocess)[None]
         except DataError as error:
             return self.no_decision(sample, str(error))
         return self._decide(tensor, sample, deadline_ms=None)
@@ -201,6 +203,9 @@ class Predictor:
             raise DataError(sample.name or "frame", sample.fault or "holds no data", "Check the source.")
         if isinstance(sample.data, Rows):
             raise DataError(sample.name or "sample", "holds sensor rows, the model takes pictures", "Check the source.")
+        if isinstance(sample.data, Encoded):
+            source = sample.name or "picture"
+            return preprocess.encoded_tensor(sample.data.content, self._preprocess, source=source)[None]
         return preprocess.image_tensor(sample.data, self._preprocess)[None]
 
     def infer(self, tensor: NDArray[np.uint8], sample: Sample) -> Prediction:

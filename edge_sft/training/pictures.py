@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_sft.data.dataset import Dataset, Item, SplitName
 from edge_sft.durable import disk_error
 from edge_sft.errors import DataError
-from edge_sft.preprocess import Preprocess, image_tensor, read_image
+from edge_sft.preprocess import Preprocess, read_tensor
 from edge_sft.progress import Progress
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -70,7 +70,7 @@ def decode(
         block = images[at : at + len(items)]
         at += len(items)
         for index, item in enumerate(items):
-            block[index] = image_tensor(read_image(item.path), spec)
+            block[index] = read_tensor(item.path, spec)
             progress.advance()
         numbers = np.array([_index(item, labels) for item in items], dtype=np.int64)
         weights = np.array([item.weight for item in items], dtype=np.float32)

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_sft.errors import DataError
-from edge_sft.prediction import Sample
+from edge_sft.prediction import Encoded, Sample
 
 # What OpenCV's headless wheels decode; other files in a folder are left alone.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm"})
@@ -22,7 +22,7 @@ def is_picture(name: str) -> bool:
 
 
 def read_sample(path: Path, stream: str, *, seen_monotonic_s: float | None = None) -> Sample:
-    """Decode a file into a Sample.
+    """Read a file into a Sample; a JPEG stays as it is until the model's input size is known.
 
     Args:
         path: The picture.
@@ -38,8 +38,9 @@ def read_sample(path: Path, stream: str, *, seen_monotonic_s: float | None = Non
     return Sample(data, utc, captured, stream, name=path.name, fault=fault)
 
 
-def _decode(path: Path) -> tuple[NDArray[Any] | None, str | None]:
+def _decode(path: Path) -> tuple[NDArray[Any] | Encoded | None, str | None]:
     from edge_sft.preprocess import decode_image
+    from edge_sft.preprocess.jpeg import jpeg_header
 
     try:
         content = path.read_bytes()
@@ -47,6 +48,8 @@ def _decode(path: Path) -> tuple[NDArray[Any] | None, str | None]:
         return None, f"picture cannot be read ({error.strerror or error})"
     if is_truncated(content):
         return None, "picture is truncated"
+    if jpeg_header(content) is not None:
+        return Encoded(content), None
     try:
         return decode_image(content, source=path.name), None
     except DataError as error:
