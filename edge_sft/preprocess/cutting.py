@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sft.preprocess.gridding import Grid
+from edge_sft.preprocess.gridding import Grid, grid_run
 from edge_sft.preprocess.windowing import Windowing
+
+__all__ = ["cut", "ends_of", "grid_run"]
 
 
 def ends_of(windowing: Windowing, grid: Grid) -> NDArray[np.int64]:

@@ -71,6 +71,7 @@ class Gridder:
     def __init__(self, windowing: Windowing) -> None:
         self._windowing = windowing
         self._channels = len(windowing.channels)
+        self._width = len(windowing.names)
         self.facts: deque[Fact] = deque(maxlen=_FACTS)
         self._timing = Timing(windowing, self.facts.append)
         self._validity = Validity(windowing)
@@ -232,7 +233,7 @@ class Gridder:
         return Grid(index, np.asarray(time, np.float64), out, mask, np.full(count, self._run))
 
     def _joined(self, grids: list[Grid]) -> Grid:
-        return Grid.joined([grid for grid in grids if len(grid)], len(self._windowing.names))
+        return Grid.joined([grid for grid in grids if len(grid)], self._width)
 
 
 def grid_run(windowing: Windowing, time: NDArray[np.float64], values: NDArray[np.float64]) -> Grid:

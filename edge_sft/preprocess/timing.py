@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from edge_sft.preprocess.windowing import Windowing
 
 _FARTHEST = 1e15  # of a time column: 30 million years of seconds; beyond it floats do not count in steps any more
+_BACK = 10  # steps by which rows may be out of order before the clock is suspected
+_WITNESSES = 3  # old rows, one going on from the other, that it takes
 _BULK = 16  # rows from which arrays beat the loop
 
 Fact = tuple[str, str]
@@ -41,9 +43,10 @@ class Timing:
     """Assigns rows to runs and cells, one after the other; what it decides never depends on how rows were batched.
 
     Cell k of a run holds the rows nearest to ``anchor + k × period_s``: rows that jitter by less than half a step
-    keep one cell each. A row older than the open cell is late and left out, unless it is so old (``back_s``) that
-    the clock must have been set back, which begins a new run. A silence longer than ``gap_s`` begins a new run; one
-    so long that no window can hold anything older begins a new grid, while the age goes on.
+    keep one cell each. A row older than the open cell is late and left out. Three such rows that follow each other
+    and are older by more than ``gap_s`` (without one: by ten steps or ``hold_s``) say that the clock was set back,
+    and a new run begins with the third; one stray row of yesterday moves nothing. A silence longer than ``gap_s``
+    begins a new run; one so long that no window can hold anything older begins a new grid, while the age goes on.
     """
 
     def __init__(self, windowing: Windowing, tell: Callable[[Fact], None]) -> None:
@@ -51,12 +54,14 @@ class Timing:
         self.period = windowing.period_s
         self.gap = math.inf if windowing.gap_s is None else windowing.gap_s
         self.silent = steps * windowing.period_s
-        self.back = windowing.length * windowing.period_s if windowing.gap_s is None else windowing.gap_s
+        self.back = max(_BACK * windowing.period_s, windowing.hold_s) if windowing.gap_s is None else windowing.gap_s
         self._by_angle = windowing.order is not None  # cells are the shaft's; here rows only have to follow each other
         self._tell = tell
         self.run = -1
         self.anchor = self.origin = self.newest = math.nan
         self.open = 0  # first cell that is not out yet
+        self._suspect = math.nan  # time of the last row that was much too old
+        self._suspects = 0
 
     def assign(self, time: NDArray[np.float64]) -> list[Stretch]:
         """Place rows; those without a usable time and late ones are left out and told."""
@@ -91,14 +96,14 @@ class Timing:
     def state(self) -> dict[str, NDArray[Any]]:
         """Return all there is to know."""
         return {
-            "clock": np.array([self.anchor, self.origin, self.newest]),
-            "clock_run": np.array([self.run, self.open], np.int64),
+            "clock": np.array([self.anchor, self.origin, self.newest, self._suspect]),
+            "clock_run": np.array([self.run, self.open, self._suspects], np.int64),
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from a state. Raises KeyError, ValueError."""
-        self.anchor, self.origin, self.newest = (float(t) for t in state["clock"])
-        self.run, self.open = (int(n) for n in state["clock_run"])
+        self.anchor, self.origin, self.newest, self._suspect = (float(t) for t in state["clock"])
+        self.run, self.open, self._suspects = (int(n) for n in state["clock_run"])
 
     def _one_by_one(self, time: NDArray[np.float64], rows: NDArray[np.int64], out: list[Stretch]) -> int:
         taken: list[int] = []
@@ -111,10 +116,11 @@ class Timing:
                 out.append(Stretch(run, anchor, origin, np.array(taken, np.int64), np.array(cells, np.int64)))
                 taken, cells = [], []
             cell = math.floor((moment - self.anchor) / self.period + 0.5)
-            if moment < self.newest if self._by_angle else cell < self.open:
+            behind = moment < self.newest
+            self.newest = max(self.newest, moment)
+            if behind if self._by_angle else cell < self.open:
                 late += 1
                 continue
-            self.newest = max(self.newest, moment)
             self.open = cell
             taken.append(row)
             cells.append(cell)
@@ -137,14 +143,21 @@ class Timing:
             self._tell(("gap", f"silent for {silence:g}: nothing older is left in the window"))
             self._begin(moment, self.origin)
         elif -silence > self.back:
-            self._tell(("clock", f"the clock went back by {-silence:g}: a new run begins"))
-            self._begin(moment, moment)
+            follows = self._suspects and 0 <= moment - self._suspect <= min(self.gap, self.silent)
+            self._suspects = self._suspects + 1 if follows else 1
+            self._suspect = moment
+            if self._suspects == _WITNESSES:
+                self._tell(("clock", f"the clock went back by {-silence:g}: a new run begins"))
+                self._begin(moment, moment)
+            return
+        self._suspects = 0
 
     def _begin(self, moment: float, origin: float) -> None:
         self.run += 1
         self.anchor = self.newest = moment
         self.origin = origin
         self.open = 0
+        self._suspects = 0
 
     def _many(self, time: NDArray[np.float64], rows: NDArray[np.int64], out: list[Stretch]) -> int:
         """Rows whose times never fall, none before the newest: the same as one by one, in arrays."""
@@ -156,8 +169,8 @@ class Timing:
             cells = np.floor((time[start:stop] - self.anchor) / self.period + 0.5).astype(np.int64)
             early = 0 if self._by_angle else int(np.searchsorted(cells, self.open))  # `advance` has closed them
             late += early
+            self.newest = float(time[stop - 1])
             if early < cells.size:
-                self.newest = float(time[stop - 1])
                 self.open = int(cells[-1])
                 out.append(Stretch(self.run, self.anchor, self.origin, rows[start + early : stop], cells[early:]))
         return late
