@@ -70,7 +70,7 @@ td svg{width:150px}
 .matrix td{border-radius:8px;min-width:64px;line-height:1.25}
 .matrix td small{display:block;color:var(--soft);font-size:12px}
 .matrix th[scope=row]{vertical-align:middle;text-align:right;
-color:var(--ink);font-size:14px;max-width:12em;overflow-wrap:anywhere}
+color:var(--ink);font-size:14px;max-width:12em;overflow-wrap:break-word}
 .matrix th[scope=col]{max-width:9em;overflow-wrap:break-word}
 .chip{display:inline-block;border-radius:99px;padding:1px 10px;font-size:13px;font-weight:600;white-space:nowrap;
 background:var(--track);color:var(--soft)}

@@ -143,6 +143,12 @@ class RulFacts:
                 found.append(_horizon(start, end, pool.only(rows), self.cap))
         return tuple(found)
 
+    @property
+    def near(self) -> Horizon | None:
+        """The horizon next to failure that enough runs reached to speak of it; None where hardly any got there."""
+        enough = max(3, len(self.scores.runs) // 5)
+        return next((part for part in self.horizons if part.runs >= enough and np.isfinite(part.high)), None)
+
     @cached_property
     def overall(self) -> Horizon:
         """All windows together."""

@@ -47,39 +47,49 @@ def headline(meta: CheckpointMeta, facts: RulFacts) -> tuple[str, str]:
     unit, split = meta.task.unit, split_words(facts.scores.split)
     runs = count(len(facts.scores.runs), f"{split} run")
     source = f"Measured on {runs} of machines that the model never saw in training."
-    near = facts.horizons[0]
-    error = f"With {_range(near)} {unit} left it is typically off by {_n(near.typical)}"
+    error = _error_words(facts, unit)
     calls = facts.calls
     if calls.failures and facts.policy.act_below > 0:
         ahead = f", typically {_n(float(np.median(calls.notices)))} {unit} ahead" if len(calls.notices) else ""
-        title = f"{_caught(calls)} called in time{ahead}"
+        title = f"{_caught(calls)} announced in time{ahead}"
         return title, f"{error} {unit}; its {_promise(meta)} interval held the truth {_held(facts)}. {source}"
     lede = f"Its {_promise(meta)} interval held the truth {_held(facts)}. {source}"
     return f"{error} {unit}", lede
 
 
+def _error_words(facts: RulFacts, unit: str) -> str:
+    near = facts.near
+    if near is None:
+        return f"It is typically off by {_n(facts.overall.typical)}"
+    return f"With {_range(near)} {unit} left it is typically off by {_n(near.typical)}"
+
+
 def _hero(meta: CheckpointMeta, facts: RulFacts) -> Html:
     figures = el("div", *_figures(meta, facts), class_="figures")
     body = el("div", el("div", _error_chart(meta, facts), _error_key()), figures, class_="hero")
-    told = f"How far the estimate was off, by how many {meta.task.unit} truly remained; it all counts down to the left."
+    told = f"How far the estimate was off, by how many {meta.task.unit} truly remained; life runs out to the right."
     return section("How far off, how long before", told, body, *_remarks(meta, facts), name="error")
 
 
 def _figures(meta: CheckpointMeta, facts: RulFacts) -> list[Html]:
-    unit, near, calls = meta.task.unit, facts.horizons[0], facts.calls
+    unit, near, calls = meta.task.unit, facts.near or facts.overall, facts.calls
     found = []
     if calls.failures and facts.policy.act_below > 0:
-        detail = f"called when the {_judged(facts)} falls to {facts.policy.act_below:g} {unit} (the recipe's act_below)"
+        detail = (
+            f"announced when the {_judged(facts)} falls to {facts.policy.act_below:g} {unit} (the recipe's act_below)"
+        )
         colour = "escape" if calls.missed else "good"
-        found.append(_figure(f"{calls.missed}", f"of {count(calls.failures, 'failure')} came uncalled", detail, colour))
+        found.append(
+            _figure(f"{calls.missed}", f"of {count(calls.failures, 'failure')} came unannounced", detail, colour)
+        )
         if len(calls.notices):
             low, high = calls.notices[0], calls.notices[-1]
-            words = f"{unit} of life given away at a call, typically"
-            detail = f"between {_n(float(low))} and {_n(float(high))}"
+            words = f"{unit} of life given away, typically"
+            detail = f"left on the machine when it was announced: between {_n(float(low))} and {_n(float(high))}"
             found.append(_figure(_n(float(np.median(calls.notices))), words, detail, "overkill"))
     if not found:
         detail = f"nine of ten estimates within {_n(near.most)}; {count(near.runs, 'run')}"
-        words = f"{unit} off, typically, with {_range(near)} left"
+        words = f"{unit} off, typically" + (f", with {_range(near)} left" if facts.near else "")
         found.append(_figure(_n(near.typical), words, detail, "ink"))
     covered = facts.overall.held
     words = f"of the {_promise(meta)} intervals held the truth"
@@ -95,6 +105,8 @@ def _figure(number: str, words: str, detail: str, colour: str) -> Html:
 
 def _error_chart(meta: CheckpointMeta, facts: RulFacts) -> Html:
     parts = [part for part in facts.horizons if np.isfinite(part.high)]
+    if not parts:
+        return el("p", "No window here was near enough to a failure to draw an error.", class_="note")
     top = max(abs(value) for part in parts for value in (part.p10, part.p90))
     reach = nice_axis(top, _n)
     ticks = [(value, f"{_n(value)} late") for value, _ in reach.ticks[1:]] + [(0.0, "right")]
@@ -134,8 +146,13 @@ def _remarks(meta: CheckpointMeta, facts: RulFacts) -> list[Html]:
         remarks.append(callout(told, "warn"))
     if facts.policy.act_below <= 0:
         told = (
-            "The recipe does not say when to act, so no machine is ever called. Choose a line of the table below and "
-            "put it into the recipe: [policy] act_below."
+            "The recipe does not say when to act, so no failure is ever announced. "
+            + (
+                "Choose a line of the table below and put it"
+                if facts.calls.failures
+                else "Put the life left at which to act"
+            )
+            + " into the recipe: [policy] act_below."
         )
         remarks.append(callout(told, "warn"))
     return remarks
@@ -146,13 +163,13 @@ def _choices(meta: CheckpointMeta, facts: RulFacts) -> Html | None:
     if not failures:
         return None
     unit = meta.task.unit
-    head: list[Child] = [f"act below ({unit})", "failures called in time", "come uncalled", "shortest notice",
+    head: list[Child] = [f"act below ({unit})", "failures announced in time", "come unannounced", "shortest notice",
                          "typical life given away", "most given away"]  # fmt: skip
     marked = frozenset(i for i, calls in enumerate(facts.choices) if calls.act_below == facts.policy.act_below)
     rows = [_choice(calls) for calls in facts.choices]
     told = (
         f"What the recipe's act_below does to {count(failures, 'run')} followed to the failure: acting early gives "
-        f"life away, acting late risks the failure. A machine is called when the {_judged(facts)} falls to this line"
+        f"life away, acting late risks the failure. A failure is announced when the {_judged(facts)} falls to this line"
         + (f" and stays there for {facts.policy.alarm.on_after_s:g}." if facts.policy.alarm.on_after_s else ".")
     )
     shown = table(head, rows, numeric=frozenset(range(6)), marked=marked)
@@ -174,7 +191,7 @@ def _trajectories(meta: CheckpointMeta, facts: RulFacts) -> Html:
     drawn = [_trajectory(meta, facts, run, word, called[run.name]) for word, run in show(ranked)]
     key = [("ink", "what truly remained"), ("brand", f"estimate, with its {_promise(meta)} interval")]
     if facts.policy.act_below > 0:
-        key.append(("overkill", "called for maintenance"))
+        key.append(("overkill", "failure announced"))
     rest = f" of {len(ranked)}" if len(ranked) > len(drawn) else ""
     told = f"{count(len(drawn), 'run')}{rest}, the hardest first: estimate against truth as the machine aged."
     return section("Life by life", told, el("div", drawn, class_="two"), legend(key), name="lives", long=True)
@@ -192,8 +209,8 @@ def _trajectory(meta: CheckpointMeta, facts: RulFacts, run: RulRun, word: str, c
     frame.line(end.tolist(), shown.tolist(), "ink", width=1.6, dash="5 3")
     frame.line(end.tolist(), value.tolist(), "brand", width=2.2)
     if call.at is not None:
-        frame.upright(call.at, f"called, {_n(call.left or 0)} left", "overkill")
-    fate = {"called": None, "missed": chip("failed uncalled", "bad"), "not due": chip("still running")}[call.outcome]
+        frame.upright(call.at, f"announced, {_n(call.left or 0)} left", "overkill")
+    fate = {"called": None, "missed": chip("failed unannounced", "bad"), "not due": chip("still running")}[call.outcome]
     fate = fate if facts.policy.act_below > 0 else None
     head = el("h3", run.name, " ", el("span", word, class_="soft") if word else None, " ", fate, class_="name")
     return el("div", head, frame.draw(f"Estimated and true remaining life of {run.name}"))
@@ -262,7 +279,7 @@ def _compared(meta: CheckpointMeta, facts: RulFacts) -> Html:
 def _runs(meta: CheckpointMeta, facts: RulFacts) -> Html:
     called = {call.run: call for call in facts.calls.calls}
     head: list[Child] = ["run", "windows", "error (RMSE)", "truly left at its end", "estimated at its end", "interval",
-                         "called with"]  # fmt: skip
+                         "announced with"]  # fmt: skip
     rows = [_run_row(run, error, called[run.name]) for run, error in facts.ranked[:_RUNS]]
     rest = len(facts.ranked) - len(rows)
     more = el("p", f"and {count(rest, 'run')} with smaller errors", class_="note") if rest > 0 else None
@@ -273,7 +290,7 @@ def _runs(meta: CheckpointMeta, facts: RulFacts) -> Html:
 def _run_row(run: RulRun, error: float, call: Call) -> list[Child]:
     left: Child = f"{_n(call.left)} left" if call.left is not None else "–"
     if call.outcome == "missed":
-        left = chip("uncalled", "bad")
+        left = chip("unannounced", "bad")
     interval = f"{_n(max(0.0, run.low[-1]))}–{_n(max(0.0, run.high[-1]))}"
     return [el("div", run.name, class_="name"), f"{len(run.end):,}", _n(error), _n(float(run.rul[-1])),
             _n(max(0.0, float(run.value[-1]))), interval, left]  # fmt: skip
@@ -284,9 +301,7 @@ def limits(meta: CheckpointMeta, facts: RulFacts) -> list[Child]:
     items: list[Child] = []
     failures = facts.calls.failures
     if not failures:
-        items.append(
-            "No run here was followed to its failure, so nothing shows how many failures would be called in time."
-        )
+        items.append("No run here was followed to its failure, so nothing shows how many would be announced in time.")
     elif failures < _FEW:
         items.append(f"{count(failures, 'failure')} are few: one more or less changes the headline.")
     items += [

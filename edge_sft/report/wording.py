@@ -60,7 +60,9 @@ def duration(seconds: float) -> str:
     """A time as a plant says it: 45 s, 14 min, 2.1 h, 3.4 days."""
     for most, unit, words in ((90.0, 1.0, "s"), (5400.0, 60.0, "min"), (172_800.0, 3600.0, "h")):
         if abs(seconds) < most:
-            value = seconds / unit
-            return f"{value:.0f}\u00a0{words}" if abs(value) >= 9.95 or words == "s" else f"{value:.1f}\u00a0{words}"
-    days = seconds / 86_400
-    return f"{days:,.0f}\u00a0days" if days >= 9.95 else f"{days:.1f}\u00a0days"
+            return f"{_short(seconds / unit)}\u00a0{words}"
+    return f"{_short(seconds / 86_400)}\u00a0days"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:.1f}".removesuffix(".0")

@@ -104,6 +104,14 @@ def made() -> Any:
     return Made
 
 
+@pytest.fixture(scope="session")
+def sensors() -> Any:
+    """Made-up models of sensors: ``rul_meta()`` with ``lives()`` and so on."""
+    from . import sensors as made_up
+
+    return made_up
+
+
 class Browser:
     """Chromium over its debugging pipe: no port, no library."""
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_sft.data.dataset import Quarantined
 from edge_sft.data.findings import Finding, Findings, Format, LabelCount, Lookalikes, Spread, Suspicion
-from edge_sft.report import data_page, model_page
+from edge_sft.report import data_page, model_page, sensor_model_page
 
 HOSTILE = '"><script>document.title="pwned"</script><img src=http://198.51.100.1/x.png onerror=alert(1)>'
 LONG = "a_very_long_file_name_without_any_place_to_break_it_" * 5 + ".png"
@@ -54,12 +55,54 @@ def findings(made: Any) -> str:
     )
 
 
+def remaining_life(sensors: Any) -> str:
+    scores = sensors.lives(9)
+    names = {"engine 001": HOSTILE, "engine 002": LONG, "engine 003": "турбина/日本語"}
+    scores["test/run"] = np.array([names.get(name, name) for name in scores["test/run"]])
+    return sensor_model_page.render(sensors.rul_meta(), scores, sensors.gates())
+
+
+def cut_lives(sensors: Any) -> str:
+    return sensor_model_page.render(sensors.rul_meta(act_below=0.0), sensors.lives(4, failed=False), ())
+
+
+def anomalies(sensors: Any) -> str:
+    meta, scores = sensors.anomaly_meta(), sensors.watched()
+    names = {"pump 1": HOSTILE, "pump 2": LONG}
+    scores["test/run"] = np.array([names.get(name, name) for name in scores["test/run"]])
+    channels = tuple(
+        channel.model_copy(update={"name": name})
+        for channel, name in zip(meta.windowing.channels, (HOSTILE[:90], LONG[:100], "c", "d", "e"), strict=True)
+    )
+    meta = meta.model_copy(update={"preprocess": meta.windowing.model_copy(update={"channels": channels})})
+    return sensor_model_page.render(meta, scores, sensors.gates())
+
+
+def fault_votes(sensors: Any) -> str:
+    scores = sensors.recordings(8)
+    scores["test/run"] = np.where(scores["test/label"] == 1, LONG, scores["test/run"])
+    scores["test/group"] = np.where(scores["test/label"] == 2, HOSTILE, scores["test/group"])
+    meta = sensors.faults_meta(("healthy",), ("healthy", HOSTILE, LONG, "ball"))
+    return sensor_model_page.render(meta, scores, sensors.gates())
+
+
+@pytest.mark.parametrize("build", [remaining_life, cut_lives, anomalies, fault_votes])
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, True), (320, False)])
+def test_a_sensor_page_stands_alone_and_fits(
+    browser: Any, sensors: Any, write: Callable[[str], Path], build: Callable[[Any], str], width: int, dark: bool
+) -> None:
+    _stands_alone(browser, write(build(sensors)), width, dark)
+
+
 @pytest.mark.parametrize("build", [model, many_labels, sorting, findings])
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, True), (320, False)])
 def test_the_page_stands_alone_and_fits(
     browser: Any, made: Any, write: Callable[[str], Path], build: Callable[[Any], str], width: int, dark: bool
 ) -> None:
-    page = write(build(made))
+    _stands_alone(browser, write(build(made)), width, dark)
+
+
+def _stands_alone(browser: Any, page: Path, width: int, dark: bool) -> None:
     browser.open(page, width, dark=dark)
     assert browser.requests() == [page.as_uri()]
     assert browser.complaints() == []
@@ -99,6 +142,21 @@ def test_text_can_be_read_in_light_and_dark(browser: Any, made: Any, write: Call
     for dark in (False, True):
         browser.open(page, 1200, dark=dark)
         assert browser.evaluate(contrast) >= 3.0  # large figures; running text is far above 4.5
+
+
+def test_the_timeline_shows_where_a_case_was_open(browser: Any, sensors: Any, write: Callable[[str], Path]) -> None:
+    browser.open(write(sensor_model_page.render(sensors.anomaly_meta(), sensors.watched(), ())), 1200)
+    drawn = "[...document.querySelectorAll('#timelines svg')].map(s => [...s.querySelectorAll('rect')]"
+    colours = browser.evaluate(drawn + ".map(r => r.getAttribute('fill')))")
+    assert len(colours) == 6
+    assert all("var(--good)" in fills and "var(--overkill)" in fills for fills in colours)
+    assert sum("var(--escape)" in fills for fills in colours) == 5  # pump 3's event is missed
+    inside = browser.evaluate(
+        "[...document.querySelectorAll('#timelines svg')].every(s => { const box = s.getBoundingClientRect();"
+        " return [...s.querySelectorAll('rect, polyline, text')].every(m => { const b = m.getBoundingClientRect();"
+        " return b.left >= box.left - 2 && b.right <= box.right + 2 && b.bottom <= box.bottom + 2 }) })"
+    )
+    assert inside
 
 
 def test_it_prints(browser: Any, made: Any, write: Callable[[str], Path]) -> None:
