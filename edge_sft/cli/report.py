@@ -26,9 +26,15 @@ def report(
     """Write the report of a trained model: one HTML file, readable anywhere."""
     from edge_sft import checkpoint as checkpoints
     from edge_sft import durable
-    from edge_sft.report import model_page
+    from edge_sft.report import model_page, sensor_model_page
 
     meta = checkpoints.read_meta(checkpoint)
+    target = out or checkpoint / checkpoints.REPORT
+    if meta.task.modality == "window":
+        page = sensor_model_page.of_checkpoint(checkpoint, () if gates is None else _gates(gates))
+        durable.write_text(target, page)
+        console.print(f"Report  {target}", soft_wrap=True, markup=False)
+        return
     scores = checkpoints.read_scores(checkpoint)
     recipe = _recipe(checkpoint)
     root = _pictures_root(checkpoint, data, recipe, scores)
@@ -39,7 +45,6 @@ def report(
         _picture_in(root),
         section=None if recipe is None else recipe.policy,
     )
-    target = out or checkpoint / checkpoints.REPORT
     durable.write_text(target, page)
     if root is None:
         console.print("The pictures were not found, so the page shows none. Give their folder: --data FOLDER")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+
+from edge_sft import checkpoint as files
+from edge_sft import sensor_recipe
 from edge_sft.bundle.manifest import GateResult
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.report import anomaly_section, faults_section, rul_section
@@ -44,6 +50,22 @@ def render(meta: CheckpointMeta, scores: Arrays, results: tuple[GateResult, ...]
         body=[part for part in body if part is not None],
         footer=footer(meta),
     )
+
+
+def of_checkpoint(checkpoint: Path, results: tuple[GateResult, ...] = ()) -> str:
+    """Make the report of a checkpoint directory, with what its recipe adds (the cap on remaining life).
+
+    Raises:
+        DataError: No sensor checkpoint there, or nothing scored in it.
+        UserError: Its recipe cannot be read.
+    """
+    scores = files.read_sensor_scores(checkpoint)
+    path = checkpoint / files.RECIPE
+    if "cap" not in scores and path.is_file():
+        task = sensor_recipe.load(path).task
+        if isinstance(task, sensor_recipe.RulTask):
+            scores = {**scores, "cap": np.asarray(task.cap)}
+    return render(files.read_meta(checkpoint), scores, results)
 
 
 def _limits(items: list[Child]) -> Html:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_sft.checkpoint import WEIGHTS, write_meta, write_scores
+from edge_sft.checkpoint import WEIGHTS, write_meta, write_scores, write_sensor_scores
 from edge_sft.cli.report import report
 from edge_sft.cli.schema import schema
 from edge_sft.errors import DataError, UserError
@@ -36,7 +36,7 @@ def checkpoint(made: Any, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / WEIGHTS).write_bytes(b"weights")
     write_scores(folder, scores)
-    write_meta(folder, meta.model_copy(update={"weights_sha256": hashlib.sha256(b"weights").hexdigest()}))
+    write_meta(folder, meta.model_copy(update={"weights_sha256": sha256(b"weights").hexdigest()}))
     (folder / "recipe.toml").write_text(RECIPE)
     for item in scores.values():
         for name in item.ids:
@@ -52,6 +52,24 @@ def test_finds_the_pictures_beside_the_recipe(checkpoint: Path, capsys: pytest.C
     assert "data:image/jpeg" in page
     assert "Validation cannot support it" in page  # the recipe's wish
     assert "Report" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cap", [125.0, 60.0])
+def test_a_sensor_checkpoint_needs_no_pictures(sensors: Any, tmp_path: Path, cap: float) -> None:
+    (tmp_path / WEIGHTS).write_bytes(b"weights")
+    scores = sensors.lives(3)
+    del scores["cap"]
+    write_sensor_scores(tmp_path, scores)
+    write_meta(tmp_path, sensors.rul_meta().model_copy(update={"weights_sha256": sha256(b"weights").hexdigest()}))
+    channels = ", ".join(f'{{name = "{name}"}}' for name in sensors.CHANNELS)
+    (tmp_path / "recipe.toml").write_text(
+        f'modality = "window"\nname = "turbofan"\n[task]\nkind = "regression"\ncap = {cap}\n'
+        f'[data]\npath = "runs"\nchannels = [{channels}]\n'
+    )
+    report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "failures were announced in time" in page
+    assert f"RMSE, truth capped at {cap:g}" in page  # the recipe's, which the scores did not tell
 
 
 def test_goes_on_without_pictures(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
