@@ -104,9 +104,11 @@ class SensorData(_Section):
         layout: ``wide`` (a column a channel) or ``long`` (columns channel and value).
         time: Time column; empty = rows are one ``window.period_s`` apart.
         time_format: ``auto``, ``seconds``, ``milliseconds``, ``iso`` or ``index``.
-        run: Column that tells runs apart; empty = one run a file.
+        run: Column that tells runs apart; empty = one run a file. ``file:REGEX`` on the file names makes one run of
+            the files whose match is equal: one after the other (a file a day), or side by side (a file a sensor).
         group: Column, or regex on the file name (``file:REGEX``), of what must stay on one side; empty = the run.
-        asset: Column of the machine's name on the line; empty = the group.
+            For anomaly detection on a single machine ``time:7d`` cuts its time into blocks; the last are the test.
+        asset: Column, or ``file:REGEX``, of the machine's name on the line; empty = the group.
         label: Column of labels (a fault's name, 0/1 for anomalies), or ``file:REGEX``.
         rul: Column of remaining life; empty = counted down to each run's end (runs to failure) or from ``events``.
         conditions: Channels that say how the machine is being run (speed, load), not how it is.

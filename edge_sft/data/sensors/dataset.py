@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sft.data.dataset import Quarantined, SplitName
+from edge_sft.data.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Run:
 class SensorDataset:
     """Everything a training needs to know about the rows; ``runs`` are sorted by id.
 
-    For anomaly detection ``labels`` are ``("normal", "anomaly")`` where rows are labelled at all.
+    For anomaly detection ``labels`` are ``("normal", "anomaly")`` where rows are labelled at all. ``findings`` are
+    what reading the files told; `edge_sft.data.sensors.checking.check_sensors` adds what the rows tell.
     """
 
     root: Path
@@ -56,6 +58,7 @@ class SensorDataset:
     runs: tuple[Run, ...]
     quarantined: tuple[Quarantined, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
+    findings: tuple[Finding, ...] = field(default=(), compare=False)
 
     def split(self, name: SplitName) -> tuple[Run, ...]:
         """Return the runs of one split, sorted by id."""

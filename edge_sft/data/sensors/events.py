@@ -1,0 +1,177 @@
+"""The failure log: events of machines, as a maintenance system exports them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from edge_sft.data.findings import Finding
+from edge_sft.data.sensors import times
+from edge_sft.data.sensors.columns import canonical
+from edge_sft.data.sensors.tables import Wanted, read_tables
+from edge_sft.errors import DataError
+from edge_sft.sensor_recipe import SensorRecipe
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a machine; ``failure`` or else a repair, an overhaul, a stop."""
+
+    machine: str
+    time: float
+    kind: str
+    failure: bool
+
+
+def read_events(recipe: SensorRecipe) -> tuple[Event, ...]:
+    """Read a recipe's failure log, sorted by machine and time; empty where it names none.
+
+    Raises:
+        DataError: It cannot be read, lacks a column, or none of its times can be read.
+    """
+    section = recipe.data.events
+    if section is None:
+        return ()
+    path = Path(section.path)
+    texts = tuple(column for column in (section.group, section.kind) if column)
+    if not path.is_file():
+        raise DataError(str(path), "does not exist", "Check data.events.path in the recipe.")
+    tables = read_tables(path, path.name, Wanted(texts=texts, times=(section.time,)))
+    if isinstance(tables, str):
+        raise DataError(str(path), tables, "The failure log is a table: a time, a machine and a kind of event a row.")
+    table = tables[0]
+    for column in (section.time, *texts):
+        if column not in table.columns:
+            known = ", ".join(f"'{name}'" for name in table.header)
+            raise DataError(str(path), f"has no column '{column}'; it has {known}", "Name it in [data.events].")
+    when = times.parse(table.columns[section.time], recipe.data.time_format, recipe.window.period_s)
+    if table.rows and not np.isfinite(when).any():
+        raise DataError(str(path), f"has no readable time in column '{section.time}'", "Write times as in the data.")
+    machines = [canonical(cell) for cell in table.columns[section.group]]
+    kinds = [""] * table.rows if section.kind is None else [cell.strip() for cell in table.columns[section.kind]]
+    events = [
+        Event(machine, float(at), kind, not section.failures or section.kind is None or kind in section.failures)
+        for machine, at, kind in zip(machines, when, kinds, strict=True)
+        if np.isfinite(at)
+    ]
+    return tuple(sorted(events, key=lambda event: (event.machine, event.time)))
+
+
+def by_machine(events: Iterable[Event]) -> dict[str, list[Event]]:
+    """Gather events by machine, in time order."""
+    found: dict[str, list[Event]] = {}
+    for event in events:
+        found.setdefault(event.machine, []).append(event)
+    return found
+
+
+def judge(
+    recipe: SensorRecipe,
+    events: Sequence[Event],
+    machines: Mapping[str, tuple[float, float]],
+    assets: Mapping[str, tuple[float, float]],
+) -> list[Finding]:
+    """Compare the log with the recordings: unknown machines, machines without events, times that do not meet.
+
+    Args:
+        recipe: For names in messages.
+        events: The log.
+        machines: First and last time of each group's recordings.
+        assets: The same by asset.
+
+    Raises:
+        DataError: No machine of the log is known, or a kind in ``data.events.failures`` never occurs.
+    """
+    section = recipe.data.events
+    if section is None:
+        return []
+    kinds = sorted({event.kind for event in events})
+    absent = [kind for kind in section.failures if section.kind and kind not in kinds]
+    if absent and not any(event.failure for event in events):
+        raise DataError(
+            section.path, f"has no event of kind {_names(absent)}; it has {_names(kinds)}", "Mend failures."
+        )
+    logged = by_machine(events)
+    known = {**assets, **machines}
+    unknown = [machine for machine in logged if machine not in known]
+    if logged and len(unknown) == len(logged):
+        raise DataError(
+            section.path,
+            f"names no machine of the recordings: it says {_names(unknown)}, they are {_names(sorted(known))}",
+            f"Write the recordings' names in column '{section.group}', or set data.group so that they agree.",
+        )
+    found = []
+    if unknown:
+        near = [(name, close[0]) for name in unknown if (close := _similar(name, known))]
+        hint = f" Did '{near[0][0]}' mean '{near[0][1]}'?" if near else ""
+        count = sum(len(logged[name]) for name in unknown)
+        found.append(
+            Finding(
+                "warning",
+                "unknown-machine",
+                f"The failure log names {_number(len(unknown), 'machine')} without recordings ({_names(unknown)}); "
+                f"{_number(count, 'event')} of it tell nothing.",
+                f"Correct the names, or add the recordings.{hint}",
+                tuple(unknown),
+            )
+        )
+    silent = [name for name in machines if name not in logged and not any(a in logged for a in _also(name, assets))]
+    if silent:
+        found.append(
+            Finding(
+                "note",
+                "no-event",
+                f"{_number(len(silent), 'machine')} have no event in the failure log ({_names(silent)}): "
+                "how long they live is only known to be longer than recorded.",
+                "",
+                tuple(silent),
+            )
+        )
+    return [*found, *_far(logged, known)]
+
+
+def _also(name: str, assets: Mapping[str, tuple[float, float]]) -> list[str]:
+    return [name] if name in assets else []
+
+
+def _far(logged: Mapping[str, Sequence[Event]], known: Mapping[str, tuple[float, float]]) -> list[Finding]:
+    """Notice a log in another unit or clock: all events of all machines lie outside their recordings."""
+    told = [(event, known[name]) for name, events in logged.items() if name in known for event in events]
+    if not told:
+        return []
+    widths = [high - low for _, (low, high) in told]
+    slack = max(widths) if widths else 0.0
+    outside = [event for event, (low, high) in told if event.time < low - slack or event.time > high + slack]
+    if len(outside) < len(told):
+        return []
+    event, (low, high) = told[0]
+    return [
+        Finding(
+            "error",
+            "log-times",
+            f"No event of the failure log lies near its machine's recordings, for example {event.machine}: "
+            f"{event.time:.10g}, recorded from {low:.10g} to {high:.10g}.",
+            "Bring the log's times into the unit and the clock of the data's time column.",
+        )
+    ]
+
+
+def _similar(name: str, known: Mapping[str, tuple[float, float]]) -> list[str]:
+    plain = {"".join(c for c in one.casefold() if c.isalnum()).replace("0", ""): one for one in known}
+    mine = "".join(c for c in name.casefold() if c.isalnum()).replace("0", "")
+    return [plain[mine]] if mine in plain else get_close_matches(name, list(known), n=1, cutoff=0.7)
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name[:60]}'" for name in names[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,153 @@
+"""What each row is called and how long it has to live: from columns, file names or the failure log. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sft.data.sensors.events import Event
+from edge_sft.data.sensors.tables import Column
+from edge_sft.data.words import means_good
+from edge_sft.errors import DataError, UserError
+from edge_sft.sensor_recipe import FaultTask, RulTask, SensorRecipe
+
+ANOMALY_LABELS = ("normal", "anomaly")
+_HEALTHY = frozenset({"0", "false", "no", "off", "n"})
+_UNHEALTHY = frozenset({"1", "true", "yes", "on", "y"})
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run before it has a side. ``told`` holds labels as written; ``ended`` is the event that ended it."""
+
+    id: str
+    group: str
+    asset: str
+    sha256: str
+    time: NDArray[np.float64] = field(repr=False)
+    values: NDArray[np.float64] = field(repr=False)
+    told: Column | None = field(default=None, repr=False)
+    rul: NDArray[np.float64] | None = field(default=None, repr=False)
+    labels: NDArray[np.int64] | None = field(default=None, repr=False)
+    ended: Event | None = None
+    failed: bool = True
+
+    def rows(self, keep: NDArray[np.intp]) -> Record:
+        """Return these rows of it."""
+        return replace(
+            self,
+            time=self.time[keep],
+            values=self.values[keep],
+            told=None if self.told is None else self.told[keep],
+            rul=None if self.rul is None else self.rul[keep],
+            labels=None if self.labels is None else self.labels[keep],
+        )
+
+
+def at_events(record: Record, events: Sequence[Event]) -> Iterator[Record]:
+    """Cut a record at its machine's events; the event that ends a piece is the first at or after its rows."""
+    if not events:
+        yield replace(record, ended=None, failed=False)
+        return
+    moments = np.array([event.time for event in events])
+    piece = np.searchsorted(moments, record.time, side="left")
+    held = np.unique(piece)
+    for number, which in enumerate(held, start=1):
+        ended = events[which] if which < len(events) else None
+        cut = record.rows(np.flatnonzero(piece == which)) if len(held) > 1 else record
+        name = f"{record.id}@{number}" if len(held) > 1 else record.id
+        yield replace(cut, id=name, ended=ended, failed=ended is not None and ended.failure)
+
+
+def with_rul(record: Record, recipe: SensorRecipe) -> Record:
+    """Add remaining life: the column's, else up to the failure that ended it, else counted down to the last row.
+
+    A run that did not end in a failure has none: it is only known to have lived longer.
+    """
+    if not isinstance(recipe.task, RulTask):
+        return replace(record, rul=None)
+    if record.rul is not None:
+        return replace(record, failed=True)
+    if recipe.data.events is None:
+        return replace(record, rul=record.time.max() - record.time, failed=True)
+    if not record.failed or record.ended is None:
+        return replace(record, rul=None, failed=False)
+    return replace(record, rul=record.ended.time - record.time)
+
+
+def with_labels(record: Record, recipe: SensorRecipe) -> Record:
+    """Add label indices: from the labels as written, else from the failure log and its horizon.
+
+    Raises:
+        DataError: Labels that the recipe does not know.
+        UserError: The recipe says neither where labels are nor how to derive them.
+    """
+    if isinstance(recipe.task, RulTask):
+        return record
+    if record.told is not None:
+        return replace(record, labels=_indices(record, recipe))
+    section = recipe.data.events
+    if section is not None and section.horizon is not None:
+        return replace(record, labels=_pre_failure(record, recipe, section.horizon))
+    if isinstance(recipe.task, FaultTask):
+        if section is not None:
+            raise UserError("data.events.horizon", "is missing", "Say how long before a failure counts as its label.")
+        raise UserError("data.label", "is missing", "Name the column of labels, or write file:REGEX for file names.")
+    return record
+
+
+def _indices(record: Record, recipe: SensorRecipe) -> NDArray[np.int64]:
+    assert record.told is not None
+    places = {name: _index(name, record.id, recipe) for name in dict.fromkeys(record.told.tolist())}
+    return np.array([places[name] for name in record.told.tolist()], dtype=np.int64)
+
+
+def _index(name: str, record: str, recipe: SensorRecipe) -> int:
+    if not name.strip():
+        return -1
+    if isinstance(recipe.task, FaultTask):
+        if name in recipe.task.labels:
+            return recipe.task.labels.index(name)
+        known = ", ".join(f"'{label}'" for label in recipe.task.labels)
+        fact = f"has the label '{name[:60]}', which the recipe does not know ({known})"
+        raise DataError(record, fact, "Add it to task.labels, or mend the data.")
+    plain = name.strip().casefold()
+    if plain in _HEALTHY or means_good(plain):
+        return 0
+    if plain in _UNHEALTHY or any(word in plain for word in ("anomal", "fault", "fail", "defect", "broken", "nok")):
+        return 1
+    fact = f"has the label '{name[:60]}', which is neither a healthy nor an unhealthy word"
+    raise DataError(record, fact, "For anomalies write 0 and 1, or normal and anomaly.")
+
+
+def _pre_failure(record: Record, recipe: SensorRecipe, horizon: float) -> NDArray[np.int64]:
+    healthy, coming = _meaning(record, recipe)
+    labels = np.full(len(record.time), healthy, dtype=np.int64)
+    if record.failed and record.ended is not None:
+        labels[record.ended.time - record.time <= horizon] = coming
+    else:  # what comes after the last row, or would have come without the repair, is not known
+        end = record.time.max() if record.ended is None else record.ended.time
+        labels[end - record.time <= horizon] = -1
+    return labels
+
+
+def _meaning(record: Record, recipe: SensorRecipe) -> tuple[int, int]:
+    if not isinstance(recipe.task, FaultTask):
+        return 0, 1
+    labels, ok = recipe.task.labels, recipe.task.ok
+    if len(ok) != 1:
+        raise UserError("task.ok", "must name one label", "It is what rows are called that no failure follows.")
+    faults = [label for label in labels if label not in ok]
+    kind = record.ended.kind if record.ended is not None and record.failed else ""
+    if kind in labels:
+        return labels.index(ok[0]), labels.index(kind)
+    if len(faults) == 1 or not (record.failed and record.ended):
+        return labels.index(ok[0]), labels.index(faults[0])
+    raise DataError(
+        recipe.data.events.path if recipe.data.events else record.id,
+        f"has a failure of kind '{kind}', which is none of the labels {list(faults)}",
+        "Name the failures like the labels (data.events.kind says in which column), or have one label for them all.",
+    )
