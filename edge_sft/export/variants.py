@@ -111,7 +111,7 @@ def export_module(
     chosen = choosing.choose(reference.pictures.labels, reference.probabilities)
     samples = golden.write(meta.task, reference.pictures.subset(chosen), passed, out)
     result = ExportResult(passed, tuple(gates), samples)
-    _write_gates(result, out)
+    write_gates(result, out)
     return result
 
 
@@ -207,7 +207,8 @@ def _int8_gate(variant: Int8Variant, source: Source, reference: Reference, out: 
         return reference.not_made(variant, error.fact)
 
 
-def _write_gates(result: ExportResult, out: Path) -> None:
+def write_gates(result: ExportResult, out: Path) -> None:
+    """Write gates.json durably; written last, it is what makes the folder a finished export."""
     digests = {file.name: files_of.sha256_of(file) for file in (*result.files.values(), result.golden)}
     content = {"schema_version": 1, "gates": [gate.model_dump() for gate in result.gates], "sha256": digests}
     durable.write_text(out / GATES, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Export of sensor models: the same road as the pictures', over windows instead of tiles."""

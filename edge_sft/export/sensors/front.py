@@ -1,0 +1,67 @@
+"""How much of a sensor graph must stay in float32: raw units, sums over time and spectra do not fit narrow numbers.
+
+A graph begins with arithmetic in the machine's own units (9,046 rpm ± 3): half precision would round the ± 3 away and
+overflow at 65,504. So the front up to the first layer, and up to the last tensor of large numbers, is never narrowed;
+where that is not enough, the gate finds out and more of the front stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_sft.export.ranges import Observed
+
+if TYPE_CHECKING:
+    import onnx
+
+_COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# What may be INT8 between layers; everything else (masks, statistics, averages over members) stays float.
+_ACTIVATIONS = ("Relu", "Clip", "MaxPool", "AveragePool")
+_LARGEST = 2048.0  # half precision counts whole numbers up to here, and its overflow is 32 times away
+_ATTEMPTS = 6
+
+
+def fronts(model: onnx.ModelProto, seen: dict[str, Observed]) -> Iterator[frozenset[str]]:
+    """Yield ever larger sets of nodes to keep in float32; each ends where a layer begins.
+
+    Args:
+        model: A float graph whose nodes have unique names, in an order in which they can be computed.
+        seen: What was seen of its tensors.
+    """
+    nodes = model.graph.node
+    large = _large(model, seen)
+    raw = [place for place, node in enumerate(nodes) if any(name in large for name in (*node.input, *node.output))]
+    layers = layer_names(model)
+    starts = [place for place, node in enumerate(nodes) if node.name in layers and place > max(raw, default=-1)]
+    for index in np.unique(np.linspace(0, len(starts) - 1, min(_ATTEMPTS, len(starts))).round().astype(int)):
+        yield frozenset(node.name for node in nodes[: starts[index]])
+
+
+def never_int8(model: onnx.ModelProto, front: frozenset[str]) -> frozenset[str]:
+    """Return the nodes that INT8 leaves alone: the front, products with a machine's own memory, and non-layers."""
+    layers = layer_names(model)
+    nodes = model.graph.node
+    return front.union(node.name for node in nodes if node.name not in layers and node.op_type not in _ACTIVATIONS)
+
+
+def layer_names(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the nodes that multiply with weights of the model, not with what is local to a machine."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    nodes = model.graph.node
+    return frozenset(node.name for node in nodes if node.op_type in _COMPUTE and node.input[1] in stored)
+
+
+def _large(model: onnx.ModelProto, seen: dict[str, Observed]) -> set[str]:
+    """Return the tensors that hold raw units or large numbers: the window itself, activations, weights."""
+    from onnx import numpy_helper
+
+    found = {model.graph.input[0].name}
+    found.update(name for name, item in seen.items() if max(abs(item.low), abs(item.high)) > _LARGEST)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size and float(np.abs(values).max()) > _LARGEST:
+            found.add(tensor.name)
+    return found
