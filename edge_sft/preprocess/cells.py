@@ -40,7 +40,7 @@ class Cells:
         self.last = int(cells[-1])
         sums, counts = self._summed(cells - self.open, values)
         over = len(sums) - 1
-        self._sum, self._count = sums[over], counts[over]
+        self._sum, self._count = sums[over].copy(), counts[over].copy()  # not the whole array's memory
         with np.errstate(invalid="ignore"):
             return self._out(sums[:over] / counts[:over])
 
@@ -106,12 +106,12 @@ class Cells:
         index = np.arange(self.open, self.open + len(values))
         own = np.isfinite(values)
         if own.all():
-            self._held, self._held_at = values[-1], np.full(self._channels, index[-1])
+            self._held, self._held_at = values[-1].copy(), np.full(self._channels, index[-1])
             return values
         latest = np.maximum.accumulate(np.where(own, np.arange(1, len(values) + 1)[:, None], 0), axis=0)
         known = np.concatenate([self._held[None], values])
         since = np.concatenate([self._held_at[None], np.broadcast_to(index[:, None], values.shape)])
         filled = np.take_along_axis(known, latest, axis=0)
         at = np.take_along_axis(since, latest, axis=0)
-        self._held, self._held_at = filled[-1], at[-1]
+        self._held, self._held_at = filled[-1].copy(), at[-1].copy()
         return np.where(index[:, None] - at <= self.hold, filled, np.nan)

@@ -84,6 +84,8 @@ class Gridder:
     @property
     def stuck(self) -> tuple[str, ...]:
         """Channels that stand still longer than their ``stuck_s``."""
+        if not self._validity.stuck.any():
+            return ()
         watched = self._validity.watched[self._validity.stuck]
         return tuple(self._windowing.channels[i].name for i in watched)
 
@@ -205,12 +207,12 @@ class Gridder:
     def _moving(self, time: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
         if not self._validity.watched.size:
             return values
-        before = self.stuck
+        before, known = self._validity.stuck, self.stuck
         values = self._validity.moving(time, values)
-        now = self.stuck
-        if now != before:
-            self.facts.extend(("stuck", f"{name} stands still and is not used") for name in now if name not in before)
-            self.facts.extend(("moving", f"{name} moves again") for name in before if name not in now)
+        if self._validity.stuck.tobytes() != before.tobytes():
+            now = self.stuck
+            self.facts.extend(("stuck", f"{name} stands still and is not used") for name in now if name not in known)
+            self.facts.extend(("moving", f"{name} moves again") for name in known if name not in now)
         return values
 
     def _grid(self, values: NDArray[np.float64]) -> Grid:
@@ -225,7 +227,7 @@ class Gridder:
             time = self._anchor + elapsed
             age = (self._anchor - self._origin) + elapsed
         else:
-            time, self._times = self._times[:count], self._times[count:]
+            time, self._times = self._times[:count], self._times[count:].copy()
             age = time - self._origin
         if self._windowing.age:
             out = np.concatenate([out, (age / self._windowing.age_unit).astype(np.float32)[:, None]], axis=1)

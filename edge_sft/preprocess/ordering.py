@@ -75,7 +75,7 @@ class Shaft:
             fresh = bool(lost[start])
             if not np.isfinite(speed[start + 1]):  # a lost row whose own speed is unknown: nothing can begin here
                 self._angle = np.nan
-                self._row, self._time = values[stop - 1], float(time[stop - 1])
+                self._row, self._time = values[stop - 1].copy(), float(time[stop - 1])
                 continue
             yield self._turn(fresh, time[start:stop], values[start:stop], turned[start:stop])
 
@@ -108,7 +108,7 @@ class Shaft:
                 np.concatenate([[self._time], time]),
                 np.concatenate([self._row[None], values]),
             )
-        self._angle, self._time, self._row = float(angles[-1]), float(times[-1]), rows[-1]
+        self._angle, self._time, self._row = float(angles[-1]), float(times[-1]), rows[-1].copy()
         steps = np.arange(first, int(np.floor(angles[-1])) + 1)
         after = np.searchsorted(angles, steps, side="left")  # first row at or behind the step
         before = np.maximum(after - 1, 0)
@@ -130,6 +130,6 @@ class Shaft:
         since = np.concatenate([self._held_at[None], np.broadcast_to(time[:, None], values.shape)])
         filled = np.take_along_axis(known, latest, axis=0)
         at = np.take_along_axis(since, latest, axis=0)
-        self._held, self._held_at = filled[-1], at[-1]
+        self._held, self._held_at = filled[-1].copy(), at[-1].copy()
         with np.errstate(invalid="ignore"):
             return np.where(time[:, None] - at <= self._hold, filled, np.nan)

@@ -46,6 +46,8 @@ class Validity:
         """Return one run's plausible values with NaN for those of stuck sensors."""
         if not self.watched.size:
             return values
+        if len(values) == 1:
+            return self._moving_row(float(time[0]), values)
         own = values[:, self.watched]
         seen = np.isfinite(own)
         order = np.arange(1, len(own) + 1)[:, None]
@@ -58,7 +60,7 @@ class Validity:
         since = np.take_along_axis(times, change, axis=0)
         still = seen & (time[:, None] - since >= self._limit)
         self.value = np.take_along_axis(known, latest[-1:], axis=0)[0]
-        self.since = since[-1]
+        self.since = since[-1].copy()
         self.stuck = np.where(
             latest[-1] > 0, np.take_along_axis(still, np.maximum(latest[-1:] - 1, 0), axis=0)[0], self.stuck
         )
@@ -66,6 +68,21 @@ class Validity:
             return values
         values = values.copy()
         values[:, self.watched] = np.where(still, np.nan, own)
+        return values
+
+    def _moving_row(self, time: float, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Do the same for one row: the usual case of a stream."""
+        own = values[0, self.watched]
+        seen = np.isfinite(own)
+        changed = seen & (own != self.value)
+        self.value = np.where(changed, own, self.value)
+        self.since = np.where(changed, time, self.since)
+        still = seen & (time - self.since >= self._limit)
+        self.stuck = np.where(seen, still, self.stuck)
+        if not still.any():
+            return values
+        values = values.copy()
+        values[0, self.watched[still]] = np.nan
         return values
 
     def state(self) -> dict[str, NDArray[Any]]:
