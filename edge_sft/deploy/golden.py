@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sft.bundle.golden_scale import output_scale
 from edge_sft.bundle.manifest import GOLDEN
 from edge_sft.errors import BundleRefused
 from edge_sft.policy import AnyPolicy, decide
@@ -24,15 +25,23 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs by graph name [G, …] and expected outputs by variant and graph name [G, …]."""
+    """Inputs by graph name [G, …] and expected outputs by variant and graph name [G, …].
+
+    ``local`` holds the inputs without a batch axis: what a machine's commissioning replaces.
+    """
 
     inputs: Arrays
     outputs: dict[str, Arrays]
+    local: Arrays = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """Number of golden samples."""
         return len(next(iter(self.inputs.values())))
+
+    def sample(self, index: int) -> Arrays:
+        """Return all graph inputs of one golden sample, as on the line."""
+        return {name: array[index : index + 1] for name, array in self.inputs.items()} | self.local
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class Comparison:
 
     Attributes:
         samples: Golden samples asked.
-        difference: Largest |difference| from the expected outputs; NaN where an output was not finite.
+        difference: Largest |difference| from the expected outputs in shares of each output's scale (see
+            `edge_sft.bundle.golden_scale`); NaN where an output was not finite.
         decisions_changed: Decisions (verdict and label) that differ at the active policy.
     """
 
@@ -55,12 +65,15 @@ def load(folder: Path) -> Golden:
     path = folder / GOLDEN
     inputs: Arrays = {}
     outputs: dict[str, Arrays] = {}
+    local: Arrays = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
             for key in archive.files:
                 side, _, rest = key.partition("/")
                 if side == "in":
                     inputs[rest] = archive[key]
+                elif side == "local":
+                    local[rest] = archive[key]
                 elif side == "out":
                     variant, _, name = rest.partition("/")
                     outputs.setdefault(variant, {})[name] = archive[key]
@@ -70,7 +83,7 @@ def load(folder: Path) -> Golden:
     counts = {array.shape[0] if array.ndim else 0 for array in every}
     if not inputs or len(counts) != 1 or counts == {0}:
         raise BundleRefused(str(path), "holds no usable golden samples", "Build the bundle again.")
-    return Golden(inputs, outputs)
+    return Golden(inputs, outputs, local)
 
 
 def compare(golden: Golden, variant: str, infer: Callable[[Arrays], Arrays], policy: AnyPolicy) -> Comparison:
@@ -83,13 +96,14 @@ def compare(golden: Golden, variant: str, infer: Callable[[Arrays], Arrays], pol
     expected = golden.outputs.get(variant)
     if not expected:
         raise BundleRefused(GOLDEN, f"has no expected outputs of {variant}", "Build the bundle again.")
+    scales = {name: output_scale(name, array) for name, array in expected.items()}
     worst, changed = 0.0, 0
     for index in range(golden.count):
-        got = infer({name: array[index : index + 1] for name, array in golden.inputs.items()})
+        got = infer(golden.sample(index))
         want = {name: array[index : index + 1] for name, array in expected.items()}
         if {n: a.shape for n, a in got.items()} != {n: a.shape for n, a in want.items()}:
             raise BundleRefused(GOLDEN, f"expects other outputs than {variant} gives", "Build the bundle again.")
-        difference = max(_difference(got[name], want[name]) for name in want)
+        difference = max(_difference(got[name], want[name]) / scales[name] for name in want)
         worst = difference if not np.isfinite(difference) else max(worst, difference)
         if not np.isfinite(worst):
             return Comparison(index + 1, float("nan"), changed)

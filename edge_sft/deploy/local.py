@@ -17,7 +17,8 @@ from edge_sft.bundle.keys import PublicKey
 from edge_sft.bundle.manifest import POLICY
 from edge_sft.bundle.reading import VerifiedBundle, open_verified
 from edge_sft.deploy import judging, proving
-from edge_sft.deploy.prove import FRAME, Request
+from edge_sft.deploy.candidates import measured_with
+from edge_sft.deploy.prove import Request
 from edge_sft.errors import BundleRefused, DeviceError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import rfc3339
@@ -203,7 +204,7 @@ def _prove(
         provider=engine.provider,
         library_version=engine.library_version,
         threads=usable_threads(profile),
-        frame=f"{FRAME[1]}x{FRAME[0]}",
+        frame=measured_with(manifest.task.modality, manifest.task.inputs),
         policy_origin="bundle" if rule.site is None else "site",
         policy_version=rule.policy.version,
         variants=results,

@@ -12,25 +12,21 @@ import os
 import sys
 import threading
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edge_sft.deploy import golden
+from edge_sft.deploy.candidates import Candidate, open_candidate
 from edge_sft.deploy.judging import Measured
-from edge_sft.errors import DataError, EdgeSftError
+from edge_sft.errors import EdgeSftError
 from edge_sft.policy import AnyPolicy
-from edge_sft.prediction import Sample
 from edge_sft.profile import DeviceProfile, VariantName
 from edge_sft.slots.memory import resident_mb
-from edge_sft.slots.predictor import Predictor
 from edge_sft.slots.store import read_manifest
 
-FRAME = (1024, 1280)  # height, width: a common 1.3-megapixel line camera; preprocessing starts from it
 WARM_UP = 3
 MIN_RUNS = 30
 MAX_RUNS = 120
@@ -70,32 +66,34 @@ def measure(request: Request) -> None:
     Raises:
         BundleRefused: golden.npz is unusable.
     """
-    _import_libraries()
+    manifest = read_manifest(request.slot)
+    modality = manifest.task.modality
+    _import_libraries(modality)
     samples = golden.load(request.slot)
-    tolerances = {entry.variant: entry.golden_tolerance for entry in read_manifest(request.slot).variants}
+    tolerances = {entry.variant: entry.golden_tolerance for entry in manifest.variants}
     found: dict[VariantName, Measured] = {}
-    loaded: dict[VariantName, Predictor] = {}
+    loaded: dict[VariantName, Candidate] = {}
     for variant in request.variants:
         _tell("doing", variant=variant, what="loading")
-        found[variant], predictor = _load_and_ask(request, variant, samples, tolerances[variant])
-        if predictor is not None:
-            loaded[variant] = predictor
-    times = _time(loaded, _frame(samples), request.profile.budgets.latency_p95_ms)
+        found[variant], candidate = _load_and_ask(request, variant, modality, samples, tolerances[variant])
+        if candidate is not None:
+            loaded[variant] = candidate
+    times = _time(loaded, request.profile.budgets.latency_p95_ms)
     for variant, item in found.items():
         _tell("measured", **_with_times(item, times.get(variant, [])).model_dump())
 
 
 def _load_and_ask(
-    request: Request, variant: VariantName, samples: golden.Golden, tolerance: float
-) -> tuple[Measured, Predictor | None]:
+    request: Request, variant: VariantName, modality: str, samples: golden.Golden, tolerance: float
+) -> tuple[Measured, Candidate | None]:
     rule = request.policy.model_copy(update={"deadline_ms": None})  # here we want to know how late it would be
     _give_back_memory()
     before = resident_mb()
     try:
-        predictor = Predictor.open(request.slot, policy=rule, variant=variant, profile=request.profile)
-        _tell("engine", **vars(predictor.engine))
+        candidate = open_candidate(request.slot, variant, request.profile, rule, modality, samples)
+        _tell("engine", **vars(candidate.engine))
         _tell("doing", variant=variant, what="answering the golden samples")
-        answer = golden.compare(samples, variant, predictor.outputs, rule)
+        answer = golden.compare(samples, variant, candidate.outputs, rule)
     except EdgeSftError as error:
         return Measured(variant=variant, trouble=error.fact), None
     after = resident_mb()
@@ -110,12 +108,10 @@ def _load_and_ask(
         memory_mb=None if before is None or after is None else max(0.0, after - before),
     )
     right = finite and answer.difference <= tolerance and not answer.decisions_changed
-    return measured, predictor if right else None
+    return measured, candidate if right else None
 
 
-def _time(
-    loaded: dict[VariantName, Predictor], frame: NDArray[np.uint8], budget_ms: float
-) -> dict[VariantName, list[float]]:
+def _time(loaded: dict[VariantName, Candidate], budget_ms: float) -> dict[VariantName, list[float]]:
     """Time the whole predict path of every variant in turn, so that a busy moment hits all alike.
 
     Returns milliseconds a run; NaN in the last place where the variant stopped answering.
@@ -126,10 +122,10 @@ def _time(
     for turn in range(-WARM_UP, MAX_RUNS):
         if not running or (turn >= MIN_RUNS and time.monotonic() > end):
             break
-        for variant, predictor in list(running.items()):
+        for variant, candidate in list(running.items()):
             if turn < 0:
                 _tell("doing", variant=variant, what="being timed")
-            took = _one(predictor, frame)
+            took = candidate.once()
             if turn >= 0 or np.isnan(took):
                 times[variant].append(took)
             if np.isnan(took) or (turn == 5 and min(times[variant]) > _HOPELESS * budget_ms):
@@ -137,37 +133,20 @@ def _time(
     return times
 
 
-def _one(predictor: Predictor, frame: NDArray[np.uint8]) -> float:
-    begin = time.monotonic()
-    prediction = predictor.predict(Sample(frame, datetime.now(timezone.utc), begin, stream="proof"))
-    took = (time.monotonic() - begin) * 1000
-    return float("nan") if prediction.verdict == "no_decision" else took
-
-
 def _with_times(item: Measured, times: list[float]) -> Measured:
     if not times:
         return item
     if np.isnan(times[-1]):
-        return item.model_copy(update={"trouble": f"stopped answering after {len(times) - 1} pictures"})
+        return item.model_copy(update={"trouble": f"stopped answering after {len(times) - 1} samples"})
     p50, p95 = (float(value) for value in np.percentile(times, (50, 95)))
     return item.model_copy(update={"p50_ms": p50, "p95_ms": p95, "runs": len(times)})
 
 
-def _frame(samples: golden.Golden) -> NDArray[np.uint8]:
-    """Enlarge a golden picture to a camera's frame: only the cost of preprocessing it matters."""
-    import cv2
-
-    picture = next(iter(samples.inputs.values()))[0]
-    if picture.dtype != np.uint8 or picture.ndim != 3:
-        raise DataError("golden.npz", "holds no pictures", "Build the bundle again.")
-    return np.asarray(cv2.resize(picture, (FRAME[1], FRAME[0])), dtype=np.uint8)
-
-
-def _import_libraries() -> None:
-    """Load the heavy libraries first, so that they are not charged to the first model."""
+def _import_libraries(modality: str) -> None:
+    """Load the heavy libraries first, so that they are not charged to the first model; sensors need no OpenCV."""
     from importlib import import_module
 
-    for name in ("cv2", "onnxruntime"):
+    for name in ("cv2", "onnxruntime") if modality == "image" else ("onnxruntime",):
         with contextlib.suppress(ImportError):  # opening the model says it in words
             import_module(name)
 

@@ -21,8 +21,8 @@ class _Strict(BaseModel):
 class VariantProof(_Strict):
     """One variant on this device. ``reason`` is empty when it passed; what was not measured is None.
 
-    ``p50_ms`` and ``p95_ms`` cover preprocess + inference + decision of one frame; ``memory_mb`` is the growth
-    of resident memory by loading the variant and running it.
+    ``p50_ms`` and ``p95_ms`` cover preprocess + inference + decision of one frame, or inference + decision of one
+    window; ``memory_mb`` is the growth of resident memory by loading the variant and running it.
     """
 
     variant: VariantName
@@ -53,7 +53,9 @@ class Proof(_Strict):
     provider: str
     library_version: str
     threads: int = Field(ge=1)
-    frame: str = Field(description="size of the frame that the latency was measured with, width x height")
+    frame: str = Field(
+        description="what the latency was measured with: a frame's width x height, a window's steps x channels"
+    )
     policy_origin: Literal["bundle", "site"]
     policy_version: str
     variants: tuple[VariantProof, ...] = Field(min_length=1)

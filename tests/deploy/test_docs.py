@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from edge_sft import strict_toml
-from edge_sft.deploy import prove
+from edge_sft.deploy import candidates, prove
 from edge_sft.profile import DeviceProfile
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -22,4 +22,4 @@ def test_the_profile_shown_is_a_profile() -> None:
 def test_the_numbers_of_the_proof_are_the_code_s() -> None:
     words = " ".join(TEXT.split())
     assert f"{prove.MIN_RUNS} to {prove.MAX_RUNS} pictures" in words
-    assert f"{prove.FRAME[1]}x{prove.FRAME[0]} frame" in words
+    assert f"{candidates.FRAME[1]}x{candidates.FRAME[0]} frame" in words
