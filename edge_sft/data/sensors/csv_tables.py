@@ -92,7 +92,7 @@ def look(lines: Sequence[str], separator: str = "") -> Shape | str:
 def _open(path: Path) -> TextIO:
     with path.open("rb") as packed:
         gzipped = packed.read(2) == b"\x1f\x8b"
-    stream: Any = gzip.GzipFile(path) if gzipped else path.open("rb")  # noqa: SIM115 - closed by what wraps it
+    stream: Any = gzip.GzipFile(path) if gzipped else path.open("rb")
     start = stream.read(1 << 16)
     stream.seek(0)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
