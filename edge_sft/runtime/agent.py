@@ -12,12 +12,15 @@ from pathlib import Path
 
 from edge_sft import __version__
 from edge_sft.errors import UserError
-from edge_sft.runtime.config import AgentConfig, PipelineSection
+from edge_sft.runtime.config import AgentConfig, AssetsSection, PipelineSection, RowsFromMqtt
+from edge_sft.runtime.continuing import Continuity
 from edge_sft.runtime.journal import Journal
 from edge_sft.runtime.mqtt import MqttLink, MqttSettings
 from edge_sft.runtime.pipeline import Pipeline
 from edge_sft.runtime.publisher import Publisher
+from edge_sft.runtime.sensor_pipeline import SensorPipeline
 from edge_sft.runtime.service import Notify
+from edge_sft.runtime.sources import rows_mqtt, rows_replay
 from edge_sft.runtime.sources.protocol import Source, open_source
 from edge_sft.runtime.sources.reopening import ReopeningSource
 from edge_sft.runtime.state import StateBeat, last_will
@@ -114,7 +117,9 @@ class Agent:
 
     def _make_pipeline(
         self, section: PipelineSection, sources: Mapping[str, Source], loaders: Mapping[str, Loader]
-    ) -> Pipeline:
+    ) -> Pipeline | SensorPipeline:
+        if section.of_rows:
+            return self._make_sensor_pipeline(section, sources.get(section.name), loaders.get(section.name))
         tell = self.voice.teller(section.name)
         memory = self.root / "pipelines" / section.name / "source"
         opener = partial(open_source, section.source, stream=section.name, state=memory)
@@ -133,6 +138,36 @@ class Agent:
             inbox = pipeline.inbox
             self.link.subscribe(topic, lambda _topic, payload: inbox.offer(payload))
         return pipeline
+
+    def _make_sensor_pipeline(
+        self, section: PipelineSection, source: Source | None, loader: Loader | None
+    ) -> SensorPipeline:
+        tell = self.voice.teller(section.name)
+        home = self.root / "pipelines" / section.name
+        awaited = isinstance(section.source, RowsFromMqtt)
+        memory = Continuity(home / "rows", section.assets or AssetsSection(), tell, redelivers=awaited)
+        release = _nothing
+        if source is None and isinstance(section.source, RowsFromMqtt):
+            client_id = f"{self.link.client_id}-{section.name}-rows"
+            rows = rows_mqtt.open_source(
+                section.source, settings=self.link.settings, client_id=client_id, stream=section.name
+            )
+            source, release = rows, rows.release
+        if source is None:
+            rows_replay.remember(home / "source", memory.cursor)
+            opener = partial(open_source, section.source, stream=section.name, state=home / "source")
+            source = ReopeningSource(opener, live=False)
+        return SensorPipeline(
+            section,
+            source=source,
+            loader=loader or SlotLoader(self.root, section, tell),
+            sink=self.journal.append,
+            flush=self.journal.flush,
+            tell=tell,
+            announce=self.voice.announcer(section.name),
+            memory=memory,
+            release=release,
+        )
 
     def run(self, stop: threading.Event, *, until_done: bool = False) -> bool:
         """Run until ``stop`` is set; with ``until_done`` also until every source has ended.
@@ -184,6 +219,10 @@ class Agent:
         self.link.stop()
         self.journal.close()
         return clean
+
+
+def _nothing() -> None:
+    """Release what needs no releasing."""
 
 
 def _one_thread_a_picture() -> None:

@@ -129,10 +129,107 @@ class CameraSource(_Strict):
         return device
 
 
+class RowsFromMqtt(_Strict):
+    """Sensor rows from MQTT topics: JSON messages, one row, a list of rows, or columns of equal length.
+
+    Attributes:
+        topics: Filters to subscribe to, e.g. ``plant/+/sensors``.
+        qos: 1 = the broker keeps rows while the agent is away, and each counts once; 0 = cheaper, rows may be lost.
+        asset: Whose rows: ``topic:N`` (the topic's N-th level, from 0), or a field of the message.
+        fields: Channel → field of the message (``values.temp`` reaches inside); empty = every number by its name.
+        channel: For one value a message: ``topic:N``, or the field that names the channel; ``value`` holds it.
+        value: Field of that value; empty = the message is the number itself.
+        time: Field of the time of measurement; empty = when the message came.
+        time_format: ``auto`` tells ISO texts, seconds, milliseconds, micro- and nanoseconds since 1970 apart.
+        waiting_max: Messages that may wait to be taken; beyond it the broker is left waiting (``qos`` 1), or the
+            oldest goes (``qos`` 0, counted).
+    """
+
+    kind: Literal["mqtt"]
+    topics: tuple[str, ...] = Field(min_length=1)
+    qos: Literal[0, 1] = 1
+    asset: str = "topic:1"
+    fields: dict[str, str] = {}
+    channel: str = ""
+    value: str = ""
+    time: str = "time"
+    time_format: Literal["auto", "seconds", "milliseconds", "iso", "number"] = "auto"
+    waiting_max: int = Field(default=20_000, ge=100, le=1_000_000)
+
+    @field_validator("topics")
+    @classmethod
+    def _filters(cls, topics: tuple[str, ...]) -> tuple[str, ...]:
+        for topic in topics:
+            if not topic or "\x00" in topic or not re.match(r"^([^+#]+|\+)(/([^+#]*|\+))*(/#)?$|^#$", topic):
+                raise ValueError(f"{topic!r} is not a topic filter; + stands for one level, # for all that follow")
+        return topics
+
+
+class RowsFromFile(_Strict):
+    """A recording played again: CSV or NPZ files, a column a channel, in order of time, at any speed.
+
+    Attributes:
+        path: A file, or a folder of them, each an asset of its own unless ``asset`` names a column.
+        pattern: Shell pattern of the files in a folder.
+        speed: 1 = as it was recorded, 60 = a minute a second, 0 = as fast as decisions are made.
+        asset: Column of the machine's name; empty = the file's name.
+        fields: Channel → column; empty = by its name.
+        time: Column of the time; empty = rows are ``step`` apart.
+        step: See ``time``.
+        time_format: As for MQTT.
+        rows: Rows of one asset that are handed on together.
+    """
+
+    kind: Literal["replay"]
+    path: Path
+    pattern: str = "*"
+    speed: float = Field(default=1.0, ge=0)
+    asset: str = ""
+    fields: dict[str, str] = {}
+    time: str = ""
+    time_format: Literal["auto", "seconds", "milliseconds", "iso", "number"] = "auto"
+    step: float = Field(default=1.0, gt=0)
+    separator: str = ","
+    rows: int = Field(default=64, ge=1, le=100_000)
+
+
 SourceConfig = Annotated[
-    Union[FolderSource, FilesSource, VideoSource, CameraSource],  # noqa: UP007  # read by pydantic on 3.10
+    Union[  # noqa: UP007  # read by pydantic on 3.10
+        FolderSource, FilesSource, VideoSource, CameraSource, RowsFromMqtt, RowsFromFile
+    ],
     Field(discriminator="kind"),
 ]
+ROWS_KINDS = frozenset({"mqtt", "replay"})
+
+
+class AssetsSection(_Strict):
+    """The assets of a pipeline of sensor rows.
+
+    Attributes:
+        late_s: Rows may come late or out of order by this, in the time column's unit; decisions wait as long.
+        jump_s: Three rows in a row older than that mean that the clock was set back; a single one is left out.
+        expected: Assets that are told ``offline`` until they are heard.
+        most: Further assets are refused.
+        batch: Most windows that the model takes at a time.
+        ring_mb: Raw rows kept on disk, to warm a new model with.
+        save_every_s: How often the assets' state is saved whole; a restart reads the rows since then again.
+        sync_s: How often rows are forced to the disk: a kill loses none, a power cut those since then.
+    """
+
+    late_s: float = Field(default=0.0, ge=0)
+    jump_s: float = Field(default=60.0, gt=0)
+    expected: tuple[str, ...] = ()
+    most: int = Field(default=2000, ge=1, le=100_000)
+    batch: int = Field(default=64, ge=1, le=4096)
+    ring_mb: float = Field(default=64.0, gt=0)
+    save_every_s: float = Field(default=30.0, gt=0)
+    sync_s: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AssetsSection:
+        if self.jump_s <= self.late_s:
+            raise ValueError("jump_s must be above late_s: a row that may be late is no sign of a clock set back")
+        return self
 
 
 class FreeRunning(_Strict):
@@ -198,6 +295,7 @@ class PipelineSection(_Strict):
     source: SourceConfig
     trigger: TriggerConfig = FreeRunning()
     queue: QueueSection = QueueSection()
+    assets: AssetsSection | None = Field(default=None, description="of a source of sensor rows")
     deadline_ms: float | None = Field(default=None, gt=0, description="capture to decision; later is no_decision")
     threads: int | None = Field(default=None, ge=1, le=64, description="inference threads; default: as proved")
     workers: int = Field(default=1, ge=1, le=64, description="copies of the model that share the threads")
@@ -208,8 +306,19 @@ class PipelineSection(_Strict):
         """What really holds when the queue is full."""
         return self.queue.policy or ("latest" if self.source.kind == "camera" else "block")
 
+    @property
+    def of_rows(self) -> bool:
+        """Whether sensor rows come in, not pictures."""
+        return self.source.kind in ROWS_KINDS
+
     @model_validator(mode="after")
     def _consistent(self) -> PipelineSection:
+        if self.of_rows and self.trigger.kind != "free":
+            raise ValueError(f"source kind '{self.source.kind}' gives rows, which no trigger picks; leave trigger out")
+        if self.of_rows and self.workers != 1:
+            raise ValueError("rows are decided in order, in batches, by one worker; set threads instead of workers")
+        if self.assets is not None and not self.of_rows:
+            raise ValueError(f"[pipeline.assets] is for sources of sensor rows, not '{self.source.kind}'")
         if self.trigger.kind == "filename" and self.source.kind not in ("folder", "files"):
             raise ValueError(f"trigger kind 'filename' needs a source of files, not '{self.source.kind}'")
         if self.threads is not None and self.workers > self.threads:

@@ -57,6 +57,11 @@ class Crew:
     def __len__(self) -> int:
         return len(self._all)
 
+    @property
+    def lead(self) -> LoadedModel:
+        """The first Predictor: the only one where decisions are made in order, in batches."""
+        return self._all[0]
+
     def prepare(self, sample: Sample) -> NDArray[Any]:
         """Preprocess; any number of threads at once."""
         return self._all[0].prepare(sample)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edge_sft.errors import DeviceError, EdgeSftError
-from edge_sft.runtime.config import PipelineSection
+from edge_sft.runtime.config import AssetsSection, PipelineSection
 from edge_sft.runtime.crew import Crew, Post
 
 POLL_S = 0.2
@@ -72,6 +72,8 @@ class SlotLoader:
         return Crew(models, policy_version=models[0].policy.version, generation=generation)
 
     def _open(self, slot: Path, proved_threads: int) -> list[Any]:
+        if self.section.of_rows:
+            return [self._open_of_rows(slot, self.section.threads or proved_threads)]
         from edge_sft.slots.predictor import Predictor
 
         threads = max(self.section.threads or proved_threads, self.section.workers)
@@ -88,6 +90,12 @@ class SlotLoader:
             _close(models)
             raise
         return models
+
+    def _open_of_rows(self, slot: Path, threads: int) -> Any:
+        from edge_sft.slots.window_predictor import WindowPredictor
+
+        assets = self.section.assets or AssetsSection()
+        return WindowPredictor.open(slot, threads=threads, deadline_ms=self.section.deadline_ms, batch=assets.batch)
 
     def _check_room(self, proof: Any, current: Crew | None) -> None:
         """Old and new are in memory together for a moment: refuse what the machine cannot hold."""
@@ -199,7 +207,8 @@ def _warm(models: Sequence[Any], slot: Path) -> None:
     variant = models[0].model.variant
     tolerance = next(entry.golden_tolerance for entry in manifest.variants if entry.variant == variant)
     with np.load(slot / GOLDEN, allow_pickle=False) as golden:
-        inputs = {spec.name: golden[f"in/{spec.name}"][:1] for spec in manifest.task.inputs}
+        # What is local to a machine has no batch axis and comes whole.
+        inputs = {s.name: golden[f"in/{s.name}"][: 1 if s.shape[0] == -1 else None] for s in manifest.task.inputs}
         expected = {spec.name: golden[f"out/{variant}/{spec.name}"][:1] for spec in manifest.task.outputs}
     for model in models:
         outputs = model.outputs(inputs)

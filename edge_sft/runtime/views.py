@@ -7,11 +7,15 @@ heartbeats means nobody is home), and ``last_decision_age_s``.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from edge_sft.prediction import ModelIdentity, rfc3339
+from edge_sft.runtime.assets import AssetsView
+from edge_sft.runtime.config import PipelineSection
+from edge_sft.runtime.meter import Meter
 from edge_sft.runtime.sources.protocol import SourceStatus
 
 Status = Literal["running", "not_deployed", "source_lost", "stuck", "finished", "stopping"]
@@ -35,6 +39,18 @@ class PipelineView:
     queue_policy: str
     triggers_waiting: int | None
     counts: dict[str, int]
+    assets: AssetsView | None = None
+
+
+class Spoken(Protocol):
+    """What is told about a pipeline, of pictures or of rows."""
+
+    section: PipelineSection
+    meter: Meter
+
+    def view(self) -> PipelineView:
+        """Look at it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ def status_of(
 
 def describe(view: PipelineView, journal: JournalView) -> dict[str, Any]:
     """Return what a pipeline's retained state says besides being online."""
-    return {
+    body: dict[str, Any] = {
         "status": view.status,
         "detail": view.detail,
         "last_decision_age_s": None if view.last_decision_age_s is None else round(view.last_decision_age_s, 3),
@@ -77,6 +93,9 @@ def describe(view: PipelineView, journal: JournalView) -> dict[str, Any]:
         "source": {"connected": view.source.connected, "detail": view.source.detail},
         "journal": {"waiting": journal.waiting, "on_disk": journal.on_disk},
     }
+    if view.assets is not None:
+        body["assets"] = asdict(view.assets)
+    return body
 
 
 def metrics_payload(
@@ -114,9 +133,10 @@ def metrics_payload(
     )
 
 
-def event_payload(kind: str, detail: str, *, now: datetime) -> bytes:
-    """Return one event: something happened that a person may want to know."""
-    return _json({"schema_version": 1, "at": rfc3339(now), "kind": kind, "detail": detail})
+def event_payload(kind: str, detail: str, *, now: datetime, facts: Mapping[str, Any] | None = None) -> bytes:
+    """Return one event: something happened that a person may want to know; ``facts`` are for programs."""
+    body = {"schema_version": 1, "at": rfc3339(now), "kind": kind, "detail": detail}
+    return _json({**body, "facts": dict(facts)} if facts else body)
 
 
 def _rounded(value: float | None) -> float | None:

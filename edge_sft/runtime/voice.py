@@ -9,18 +9,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from edge_sft.runtime.pipeline import Pipeline
 from edge_sft.runtime.topics import Topics
-from edge_sft.runtime.views import JournalView, PipelineView, describe, event_payload, metrics_payload
+from edge_sft.runtime.views import JournalView, PipelineView, Spoken, describe, event_payload, metrics_payload
 
 log = logging.getLogger(__name__)
 # Events wait so many while the broker is away; the oldest go first (they are in the log as well).
-_EVENTS_MAX = 500
-_GOOD_NEWS = frozenset({"deployed", "swapped", "source_back"})
+_EVENTS_MAX = 2000
+_GOOD_NEWS = frozenset({"deployed", "swapped", "source_back", "case_closed", "asset_online", "resumed", "rows_moving"})
 
 
 class Sender(Protocol):
@@ -66,10 +65,11 @@ class Voice:
         self._dropped: dict[str, int] = {}
         self._metrics_at_s = time.monotonic() + metrics_s
 
-    def event(self, pipeline: str | None, kind: str, detail: str) -> None:
+    def event(self, pipeline: str | None, kind: str, detail: str, facts: Mapping[str, Any] | None = None) -> None:
         """Take an event; ``pipeline`` None is the whole device."""
+        payload = event_payload(kind, detail, now=datetime.now(timezone.utc), facts=facts)
         with self._lock:
-            self._events.append((pipeline, event_payload(kind, detail, now=datetime.now(timezone.utc))))
+            self._events.append((pipeline, payload))
 
     def teller(self, pipeline: str) -> Callable[[str, str], None]:
         """Return what a pipeline tells its events to: the log, and MQTT."""
@@ -80,16 +80,27 @@ class Voice:
 
         return tell
 
-    def states(self, pipelines: Sequence[Pipeline]) -> dict[str, dict[str, Any]]:
+    def announcer(self, pipeline: str) -> Callable[[str, str, Mapping[str, Any]], None]:
+        """Return what a pipeline tells its cases to: like a teller's, with facts for programs."""
+
+        def announce(kind: str, detail: str, facts: Mapping[str, Any]) -> None:
+            log.log(logging.INFO if kind in _GOOD_NEWS else logging.WARNING, "%s: %s", pipeline, detail)
+            self.event(pipeline, kind, detail, facts)
+
+        return announce
+
+    def states(self, pipelines: Sequence[Spoken]) -> dict[str, dict[str, Any]]:
         """Return what each pipeline's retained state says."""
         journal = self._journal()
         return {pipeline.section.name: describe(pipeline.view(), journal) for pipeline in pipelines}
 
-    def tick(self, pipelines: Sequence[Pipeline]) -> None:
+    def tick(self, pipelines: Sequence[Spoken]) -> None:
         """Publish states that changed, metrics that are due, and waiting events."""
         views = [pipeline.view() for pipeline in pipelines]
         # Details that count seconds change at every look; these do not.
-        facts: list[object] = [(v.status, v.model, v.policy_version, v.source.connected) for v in views]
+        facts: list[object] = [
+            (v.status, v.model, v.policy_version, v.source.connected, v.assets and v.assets.facts) for v in views
+        ]
         if facts != self._told and self._link.connected and self._publish_states():
             self._told = facts
         if time.monotonic() >= self._metrics_at_s:
@@ -97,7 +108,7 @@ class Voice:
             self._metrics(pipelines, views)
         self.send_events()
 
-    def _metrics(self, pipelines: Sequence[Pipeline], views: list[PipelineView]) -> None:
+    def _metrics(self, pipelines: Sequence[Spoken], views: list[PipelineView]) -> None:
         journal, memory_mb, now = self._journal(), self._memory_mb(), datetime.now(timezone.utc)
         for pipeline, view in zip(pipelines, views, strict=True):
             rate, p50, p99 = pipeline.meter.read()

@@ -71,6 +71,7 @@ SOURCES: dict[str, SourceEntry] = {
     "files": SourceEntry("edge_sft.runtime.sources.files", "vision"),
     "video": SourceEntry("edge_sft.runtime.sources.video", "vision"),
     "camera": SourceEntry("edge_sft.runtime.sources.camera", "vision"),
+    "replay": SourceEntry("edge_sft.runtime.sources.rows_replay", "cpu"),
 }
 
 

@@ -1,0 +1,48 @@
+"""Cases in words and facts, and which rule makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_sft.alarms import CaseEvent
+from edge_sft.policy import AlarmRule, AnyPolicy, Policy
+from edge_sft.prediction import Prediction
+
+
+def rule_of(policy: AnyPolicy) -> AlarmRule:
+    """Return the policy's rule; a fault classification has none of its own: one ``nok`` opens, one ``ok`` closes."""
+    return AlarmRule() if isinstance(policy, Policy) else policy.alarm
+
+
+def threshold_of(policy: AnyPolicy) -> float:
+    """Return the score at which a decision is ``nok``; an anomaly's is relative to the machine's own threshold."""
+    return policy.threshold if isinstance(policy, Policy) else 1.0
+
+
+def describe_case(event: CaseEvent, prediction: Prediction) -> tuple[str, str, dict[str, Any]]:
+    """Return kind, sentence and facts of what happened to a case.
+
+    Args:
+        event: What.
+        prediction: The decision that did it.
+    """
+    asset = prediction.asset or ""
+    facts = {
+        "asset": asset,
+        "case": event.number,
+        "at": event.at_s,
+        "opened": event.opened_s,
+        "since": event.since_s,
+        "worst": event.worst,
+        "score": prediction.score,
+        "value": prediction.value,
+        "label": prediction.label,
+        "channels": prediction.channels,
+        "decision": prediction.name,
+    }
+    facts = {name: value for name, value in facts.items() if value is not None}
+    if event.kind == "case_closed":
+        return event.kind, f"{asset}: case {event.number} is closed, all is well since {event.since_s:g}", facts
+    why = f", mostly {next(iter(prediction.channels))}" if prediction.channels else ""
+    what = f" ({prediction.label})" if prediction.label else ""
+    return event.kind, f"{asset}: case {event.number} is open{what}{why}", facts
