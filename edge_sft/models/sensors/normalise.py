@@ -168,11 +168,11 @@ def _cluster(points: NDArray[np.float64], most: int, seed: int) -> NDArray[np.fl
         cost = float(((some - centres[_nearest(some, centres)]) ** 2).sum())
         if cost < least:
             best, least = centres, cost
-    return np.asarray(best[np.lexsort(best.T[::-1])], dtype=np.float64)
+    return best[np.lexsort(best.T[::-1])]
 
 
 def _start(points: NDArray[np.float64], most: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    centres = points[rng.integers(len(points))][None]
+    centres: NDArray[np.float64] = points[rng.integers(len(points))][None]
     while len(centres) < most:
         far = ((points - centres[_nearest(points, centres)]) ** 2).sum(axis=1)
         if far.sum() <= 1e-12:

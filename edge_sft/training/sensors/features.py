@@ -1,0 +1,104 @@
+"""Features of windows, computed once by the graph's own front: nets are trained on what serving will see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edge_sft.data.sensors.dataset import Run
+from edge_sft.models.sensors.normalise import Normaliser
+from edge_sft.models.sensors.regressor import Front, build_front, lifelong
+from edge_sft.preprocess import Windowing
+from edge_sft.sensor_recipe import SensorRecipe
+from edge_sft.training.sensors.windows import cut_run
+
+_BATCH = 2048  # windows at once: memory stays small however long a run is
+
+
+@dataclass(frozen=True)
+class Table:
+    """Features of n windows; arrays are parallel.
+
+    Attributes:
+        features: float32 [n, F], not standardised.
+        life: Remaining life, not capped, float64 [n], NaN = unknown.
+        run: int64 [n], index into the runs they came from.
+        end: float64 [n], time of the window's end.
+        group: int64 [n].
+    """
+
+    features: NDArray[np.float32]
+    life: NDArray[np.float64]
+    run: NDArray[np.int64]
+    end: NDArray[np.float64]
+    group: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.run)
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> Table:
+        """Return these rows."""
+        return Table(self.features[index], self.life[index], self.run[index], self.end[index], self.group[index])
+
+
+def fit_front(recipe: SensorRecipe, runs: tuple[Run, ...], statistics: tuple[str, ...]) -> Front:
+    """Fit the normalisation to the grid rows of training runs and put the statistics behind it."""
+    from edge_sft.preprocess.cutting import grid_run
+
+    windowing = recipe.windowing()
+    grids = [grid_run(windowing, run.time, run.values) for run in runs]
+    conditions: tuple[int, ...] = ()
+    if recipe.normalise.by == "condition":
+        conditions = tuple(windowing.names.index(name) for name in recipe.data.conditions)
+    normaliser = Normaliser.fit(
+        np.concatenate([grid.values for grid in grids]),
+        np.concatenate([grid.valid for grid in grids]),
+        conditions=conditions,
+        clusters=recipe.normalise.clusters if conditions else 1,
+        lifelong=lifelong(windowing),
+        seed=recipe.train.seed,
+    )
+    config = {"architecture": "mlp", "statistics": statistics, "normalise": normaliser.config}
+    front = build_front(windowing, config)
+    front.normalise.load_state_dict(normaliser.state_dict())
+    return front.eval()
+
+
+def table_of(front: Front, windowing: Windowing, runs: tuple[Run, ...]) -> Table:
+    """Compute the features of all windows of these runs, one run after the other."""
+    names = {name: number for number, name in enumerate(sorted({run.group for run in runs}))}
+    parts = [_of_run(front, windowing, run, number, names[run.group]) for number, run in enumerate(runs)]
+    if not parts:
+        none = np.zeros(0, dtype=np.int64)
+        return Table(np.zeros((0, front.body.features), np.float32), np.zeros(0), none, np.zeros(0), none)
+    return Table(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.life for part in parts]),
+        np.concatenate([part.run for part in parts]),
+        np.concatenate([part.end for part in parts]),
+        np.concatenate([part.group for part in parts]),
+    )
+
+
+def missing(front: Front) -> Tensor:
+    """Return the features of a window of which nothing is valid, [F]."""
+    nothing = torch.zeros(1, front.body.length, front.normalise.mean.shape[1])
+    with torch.no_grad():
+        features: Tensor = front.body(nothing, nothing)
+    return features[0]
+
+
+def _of_run(front: Front, windowing: Windowing, run: Run, number: int, group: int) -> Table:
+    windows = cut_run(windowing, run, number, group)
+    parts = [np.zeros((0, front.body.features), np.float32)]
+    with torch.no_grad():
+        for start in range(0, len(windows), _BATCH):
+            stop = start + _BATCH
+            window, valid = torch.from_numpy(windows.values[start:stop]), torch.from_numpy(windows.valid[start:stop])
+            parts.append(front(window, valid).numpy())
+    life = np.full(len(windows), np.nan) if windows.rul is None else windows.rul
+    return Table(np.concatenate(parts), life, windows.run, windows.end, windows.group)
