@@ -28,9 +28,9 @@ class WindowBuffer:
         room = 2 * windowing.length + _SPARE
         self._values = np.zeros((room, width), np.float32)
         self._valid = np.zeros((room, width), np.float32)
-        self._counts = np.zeros(room, np.int64)  # valid values of each step, age left out
+        self._counts = np.zeros(room)  # valid values of each step, age left out
         self._begin, self._end = 0, 0  # steps that are kept
-        self._total = 0  # valid values among the last T
+        self._total = 0.0  # valid values among the last T
         self._run = -1
 
     def push(self, grid: Grid) -> list[Window]:
@@ -38,16 +38,23 @@ class WindowBuffer:
         windows: list[Window] = []
         if not len(grid):
             return windows
-        counts = grid.valid[:, : len(self._windowing.channels)].sum(axis=1, dtype=np.float64).astype(np.int64)
-        hop = self._windowing.hop
-        index, run, time = grid.index.tolist(), grid.run.tolist(), grid.time.tolist()
-        for row, count in enumerate(counts.tolist()):
-            if run[row] != self._run:
-                self._run = run[row]
-                self._begin = self._end = self._total = 0
-            self._append(grid.values[row], grid.valid[row], count)
-            if (index[row] + 1) % hop == 0 and self._total >= self._needed:
-                windows.append(self._window(time[row]))
+        counts = grid.valid[:, : len(self._windowing.channels)].sum(axis=1, dtype=np.float64)
+        due = (grid.index + 1) % self._windowing.hop == 0
+        begins = np.empty(len(grid), np.bool_)
+        begins[0] = grid.run[0] != self._run
+        begins[1:] = grid.run[1:] != grid.run[:-1]
+        stops = due.copy()
+        stops[:-1] |= begins[1:]
+        stops[-1] = True
+        at = 0
+        for stop in (np.flatnonzero(stops) + 1).tolist():
+            if begins[at]:
+                self._run = int(grid.run[at])
+                self._begin, self._end, self._total = 0, 0, 0.0
+            self._append(grid.values[at:stop], grid.valid[at:stop], counts[at:stop])
+            if due[stop - 1] and self._total >= self._needed:
+                windows.append(self._window(float(grid.time[stop - 1])))
+            at = stop
         return windows
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -75,26 +82,33 @@ class WindowBuffer:
             buffer._run = int(state["run"])
         except (KeyError, ValueError, TypeError) as error:
             raise DataError("kept window state", f"is damaged ({error})", "Start without it.") from error
-        counts = valid[:, : len(windowing.channels)].sum(axis=1, dtype=np.float64).astype(np.int64)
+        counts = valid[:, : len(windowing.channels)].sum(axis=1, dtype=np.float64)
         buffer._end = len(values)
         buffer._values[: len(values)], buffer._valid[: len(values)] = values, valid
         buffer._counts[: len(values)] = counts
-        buffer._total = int(counts.sum())
+        buffer._total = float(counts.sum())
         return buffer
 
-    def _append(self, values: NDArray[np.float32], valid: NDArray[np.float32], count: int) -> None:
-        if self._end - self._begin == self._windowing.length:
-            self._total -= int(self._counts[self._begin])
-            self._begin += 1
-        if self._end == len(self._counts):
+    def _append(self, values: NDArray[np.float32], valid: NDArray[np.float32], counts: NDArray[np.float64]) -> None:
+        """Keep the last T of what is kept and these steps of the same run."""
+        length = self._windowing.length
+        if len(counts) > length:
+            values, valid, counts = values[-length:], valid[-length:], counts[-length:]
+        over = self._end - self._begin + len(counts) - length
+        if over > 0:
+            self._total -= float(self._counts[self._begin : self._begin + over].sum())
+            self._begin += over
+        stop = self._end + len(counts)
+        if stop > len(self._counts):
             kept = slice(self._begin, self._end)
             size = self._end - self._begin
             for array in (self._values, self._valid, self._counts):
                 array[:size] = array[kept].copy()
-            self._begin, self._end = 0, size
-        self._values[self._end], self._valid[self._end], self._counts[self._end] = values, valid, count
-        self._end += 1
-        self._total += count
+            self._begin, self._end, stop = 0, size, size + len(counts)
+        place = slice(self._end, stop)
+        self._values[place], self._valid[place], self._counts[place] = values, valid, counts
+        self._end = stop
+        self._total += float(counts.sum())
 
     def _window(self, end: float) -> Window:
         kept = slice(self._begin, self._end)

@@ -79,6 +79,7 @@ class Gridder:
         self._cells = Cells(windowing)
         self._stretch = -1  # run of the clock that the open cell belongs to
         self._run, self._anchor, self._origin = -1, np.nan, np.nan
+        self._told_lost = False
         self._times = np.zeros(0)  # with order tracking: when the steps from the open one on were
 
     @property
@@ -185,6 +186,9 @@ class Gridder:
             self._times = np.concatenate([self._times, turn.times])
             if len(turn.cells):
                 out.append(self._grid(self._cells.add(turn.cells, turn.values)))
+        if shaft.lost and not self._told_lost:
+            self.facts.append(("speed", "the shaft's speed is not known: no angle, no steps"))
+        self._told_lost = shaft.lost
 
     def _begin(self, out: list[Grid], anchor: float) -> None:
         """End the present run's grid and begin another."""

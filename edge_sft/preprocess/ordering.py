@@ -59,6 +59,11 @@ class Shaft:
         self._time = np.nan
         self._angle = np.nan  # in steps; NaN: lost
 
+    @property
+    def lost(self) -> bool:
+        """Whether the angle is not known now."""
+        return bool(np.isnan(self._angle))
+
     def track(self, time: NDArray[np.float64], values: NDArray[np.float64]) -> Iterator[Turn]:
         """Take rows of one run, times never falling; yield what they give, in parts that can be joined."""
         values = self._stood_in(time, values)
@@ -67,7 +72,7 @@ class Shaft:
         with np.errstate(invalid="ignore", over="ignore"):
             turned = (speed[1:] + speed[:-1]) * 0.5 * self._steps * np.diff(times)
             lost = ~(turned <= self._longest)
-        lost[0] |= bool(np.isnan(self._angle))
+        lost[0] |= self.lost
         breaks = np.flatnonzero(lost)
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(time)], strict=True):
             if start == stop:

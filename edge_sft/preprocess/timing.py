@@ -50,12 +50,13 @@ class Timing:
     """
 
     def __init__(self, windowing: Windowing, tell: Callable[[Fact], None]) -> None:
+        # cells are the shaft's with order tracking; here rows only have to follow each other
+        self._by_angle = windowing.order is not None
         steps = windowing.length + held_steps(windowing) + 1
         self.period = windowing.period_s
         self.gap = math.inf if windowing.gap_s is None else windowing.gap_s
-        self.silent = steps * windowing.period_s
+        self.silent = math.inf if self._by_angle else steps * windowing.period_s
         self.back = max(_BACK * windowing.period_s, windowing.hold_s) if windowing.gap_s is None else windowing.gap_s
-        self._by_angle = windowing.order is not None  # cells are the shaft's; here rows only have to follow each other
         self._tell = tell
         self.run = -1
         self.anchor = self.origin = self.newest = math.nan
