@@ -27,7 +27,7 @@ def cards(meta: CheckpointMeta, scores: Arrays) -> tuple[Child, Child, list[Html
     facts = facts_of(meta, scores)
     names = meta.windowing.names
     drawn = [
-        _hero(facts),
+        _hero(facts, _reasons(meta)),
         _timelines(facts),
         _events(facts, names),
         _channels(facts, names),
@@ -49,7 +49,8 @@ def headline(facts: AnomalyFacts) -> tuple[str, str]:
     source = f"Measured on {runs}, {duration(facts.normal_s)} of normal running watched."
     local = "Each machine was judged by a threshold from its own healthy run."
     if not any(item.judged for item in facts.watched):
-        return "Not commissioned: no machine has a threshold yet", f"{source} Run edge-sft commission on the machine."
+        title = "No run here could be commissioned, so nothing was judged"
+        return title, f"{source} A run must begin with a healthy stretch that is long enough."
     false = _false_words(facts)
     if not facts.events:
         return f"{false[0].upper()}{false[1:]}; no labelled event to find", f"{local} {source}"
@@ -72,7 +73,13 @@ def _false_words(facts: AnomalyFacts) -> str:
     return f"{count(facts.false, 'false alarm')} in {duration(facts.normal_s)}"
 
 
-def _hero(facts: AnomalyFacts) -> Html:
+def _reasons(meta: CheckpointMeta) -> list[str]:
+    """Why runs could not be commissioned, as training wrote it down: "run: reason"."""
+    told = meta.training.get("not_commissioned", [])
+    return [str(reason) for reason in told] if isinstance(told, list) else []
+
+
+def _hero(facts: AnomalyFacts, reasons: list[str]) -> Html:
     figures = [*_found_figures(facts), _false_figure(facts)]
     body = el("div", figures, class_="figures three")
     rule = facts.rule
@@ -80,7 +87,7 @@ def _hero(facts: AnomalyFacts) -> Html:
         f"A case opens once a machine has been over its threshold for {_moment(rule.on_after_s)} and closes once it "
         f"has been below {share(rule.clear_ratio)} of it for {_moment(rule.off_after_s)}; one case a machine."
     )
-    return section("What the alarms would have done", told, body, *_remarks(facts), name="alarms")
+    return section("What the alarms would have done", told, body, *_remarks(facts, reasons), name="alarms")
 
 
 def _moment(seconds: float) -> str:
@@ -120,11 +127,14 @@ def _figure(number: str, small: str, words: str, detail: str, colour: str) -> Ht
     return el("div", shown, el("span", words), el("i", detail), class_="figure")
 
 
-def _remarks(facts: AnomalyFacts) -> list[Html]:
+def _remarks(facts: AnomalyFacts, reasons: list[str]) -> list[Html]:
     remarks = []
     missing = [item.run.name for item in facts.watched if not item.judged]
     if missing:
-        told = f"Not commissioned, so not judged: {listed(missing)}. Run edge-sft commission on each machine."
+        why = next((words for name, _, words in (reason.partition(": ") for reason in reasons) if name in missing), "")
+        told = f"Not commissioned, so not judged: {listed(missing)}. " + (
+            f"The first of them {_without(why)}" if why else ""
+        )
         remarks.append(callout(told, "warn"))
     if 0 < facts.normal_s < DAY_S:
         told = (
@@ -133,6 +143,11 @@ def _remarks(facts: AnomalyFacts) -> list[Html]:
         )
         remarks.append(callout(told, "warn"))
     return remarks
+
+
+def _without(why: str) -> str:
+    """A reason that may name the run a second time, without it."""
+    return why.partition(": ")[2] or why
 
 
 def _timelines(facts: AnomalyFacts) -> Html:

@@ -137,8 +137,12 @@ class TestAnomalies:
     def test_without_a_threshold_nothing_is_judged(self, sensors: Any) -> None:
         scores = sensors.watched()
         scores["test/threshold"][:] = np.nan
-        page = told(sensors.anomaly_meta(), scores)
-        assert "Not commissioned: no machine has a threshold yet" in page
+        meta = sensors.anomaly_meta().model_copy(
+            update={"training": {"not_commissioned": ["pump 1: pump 1: is too short."]}}
+        )
+        page = told(meta, scores)
+        assert "No run here could be commissioned, so nothing was judged" in page
+        assert "pump 4, pump 5 and pump 6. The first of them is too short." in page
         scores = sensors.watched()
         scores["test/threshold"][scores["test/run"] == "pump 2"] = np.nan
         assert "Not commissioned, so not judged: pump 2" in told(sensors.anomaly_meta(), scores)
