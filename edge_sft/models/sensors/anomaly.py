@@ -68,7 +68,7 @@ def watched(seen: Tensor) -> Tensor:
 
 def build(task: Task, windowing: Windowing, config: dict[str, Any]) -> nn.Module:
     """Build the module of an anomaly checkpoint; ``config`` holds ``architecture``, ``clip`` and, for the bank,
-    ``neighbours``.
+    ``neighbours`` and ``sharp``.
 
     Raises:
         UserError: The architecture is none of `METHODS`.

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from edge_sft.models.sensors.anomaly import STATISTICS, WindowStatistics, shares, watched
 
+_TINY = 1e-6
+
 
 class BankAnomaly(nn.Module):
     """k nearest neighbours with the memory as an input.
@@ -28,14 +30,18 @@ class BankAnomaly(nn.Module):
         neighbours: How many of the nearest examples count.
         clip: Standardised features beyond this count as this: one channel that explodes does not hide the others,
             and squares stay within half precision.
+        sharp: Take the fourth-power mean over channels instead of the root mean square, so that one channel among
+            many that goes wrong is heard (Tennessee Eastman's 52, on training rows: fault 5, which ends in one valve,
+            .57 → .95 of its rows; 8 channels gain nothing by it).
     """
 
-    def __init__(self, length: int, channels: int, neighbours: int, clip: float) -> None:
+    def __init__(self, length: int, channels: int, neighbours: int, clip: float, *, sharp: bool = False) -> None:
         super().__init__()
         self.statistics = WindowStatistics(length)
         self.channels = channels
         self.neighbours = neighbours
         self.clip = clip
+        self.sharp = sharp
 
     def forward(
         self, window: Tensor, valid: Tensor, mean: Tensor, std: Tensor, bank: Tensor
@@ -49,9 +55,17 @@ class BankAnomaly(nn.Module):
         found = examples.index_select(0, nearest.reshape(-1))
         apart = (query.unsqueeze(1) - found.reshape(-1, self.neighbours, query.shape[1])) * weight.unsqueeze(1)
         squares = apart * apart / watched(seen).unsqueeze(1)
-        score = torch.sqrt(squares.sum(dim=2)).mean(dim=1)
-        by_channel = squares.sum(dim=1).reshape(-1, STATISTICS, self.channels).sum(dim=1)
+        by_channel = squares.mean(dim=1).reshape(-1, STATISTICS, self.channels).sum(dim=1)
+        score = self._sharp(by_channel, seen) if self.sharp else torch.sqrt(squares.sum(dim=2)).mean(dim=1)
         return score, shares(by_channel), features
+
+    def _sharp(self, by_channel: Tensor, seen: Tensor) -> Tensor:
+        """Fourth-power mean, taken against the largest so that no power leaves half precision."""
+        there = seen.sum(dim=1)
+        root = torch.sqrt(by_channel * there.unsqueeze(1))
+        largest = root.amax(dim=1, keepdim=True) + _TINY
+        fourth = torch.pow(root / largest, 4).sum(dim=1) / there
+        return largest.squeeze(1) * torch.sqrt(torch.sqrt(fourth))
 
     def _nearest(self, query: Tensor, weight: Tensor, examples: Tensor) -> Tensor:
         scale = 1.0 / query.shape[1]
@@ -62,5 +76,6 @@ class BankAnomaly(nn.Module):
 
 
 def build(config: dict[str, Any]) -> BankAnomaly:
-    """Rebuild the module from its config: ``length``, ``channels``, ``neighbours``, ``clip``."""
-    return BankAnomaly(int(config["length"]), int(config["channels"]), int(config["neighbours"]), float(config["clip"]))
+    """Rebuild the module from its config: ``length``, ``channels``, ``neighbours``, ``clip``, ``sharp``."""
+    length, channels, neighbours = (int(config[name]) for name in ("length", "channels", "neighbours"))
+    return BankAnomaly(length, channels, neighbours, float(config["clip"]), sharp=bool(config["sharp"]))

@@ -34,6 +34,8 @@ _RULES = {"bank": "neighbours", "t2q": "components"}
 _DEFAULT_WINDOWS = 2_000
 # Runs that the choice between the methods is made on; more take minutes and change nothing.
 _CHOICE_RUNS = 20
+# More channels than this drown the one that goes wrong in a plain mean; see `BankAnomaly`.
+_MANY_CHANNELS = 16
 
 
 def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> Trained:
@@ -87,7 +89,8 @@ def assemble(recipe: SensorRecipe, name: str) -> tuple[Task, nn.Module, AnomalyP
     task = window_anomaly(
         windowing.length, len(windowing.names), (rows_for(rule.method, width, recipe.model.bank_size), width)
     )
-    config = {"architecture": name, "neighbours": recipe.model.neighbours, "clip": rule.clip}
+    sharp = len(windowing.names) > _MANY_CHANNELS
+    config = {"architecture": name, "neighbours": recipe.model.neighbours, "clip": rule.clip, "sharp": sharp}
     policy = AnomalyPolicy(alarm=recipe.policy.alarm, commissioning=rule, deadline_ms=recipe.policy.deadline_ms)
     return task, build(task, windowing, config), policy, config
 
