@@ -39,6 +39,8 @@ def cards(meta: CheckpointMeta, scores: Arrays) -> tuple[Child, Child, list[Html
 def facts_of(meta: CheckpointMeta, scores: Arrays) -> RulFacts:
     """Read the scores. Raises DataError where there is nothing to report."""
     policy = meta.policy if isinstance(meta.policy, RegressionPolicy) else RegressionPolicy()
+    if "cap" not in scores and isinstance(meta.training.get("cap"), (int, float)):
+        scores = {**scores, "cap": np.asarray(meta.training["cap"])}
     return RulFacts(sensor_scores.regression(scores, name=meta.name), policy)
 
 
@@ -261,7 +263,7 @@ def _compared(meta: CheckpointMeta, facts: RulFacts) -> Html:
     width = len(head)
     told = (
         f"Root mean square error in {meta.task.unit} beside the answer that needs no sensor: always the mean life of "
-        f"the training machines. A model that is not clearly better than that has learned nothing."
+        f"other machines. A model that is not clearly better than that has learned nothing."
     )
     note = (
         el(
