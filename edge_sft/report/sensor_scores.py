@@ -9,8 +9,9 @@ kind         keys
 ===========  ========================================================================================================
 regression   ``run``; ``end`` float [N] (time of the window's end, in the time column's unit); ``rul`` float [N] (what
              truly remained, **not** capped, NaN = unknown); ``value``, ``low``, ``high`` float [N].
-             Optional: ``cap`` float [] (beyond it life counted as this; else the checkpoint's ``training.cap``), ``train/mean_rul`` float [] (mean of the
-             training windows' capped life: the "predict the mean" line; the other split's mean stands in).
+             Optional: ``cap`` float [] (beyond it life counted as this; else the checkpoint's ``training.cap``),
+             ``train/mean_rul`` float [] (mean of the training windows' capped life: the "predict the mean" line; the
+             other split's mean stands in).
 anomaly      ``run``; ``time`` float [N] (s); ``score`` float [N]; ``threshold`` float [N] (the machine's own, NaN =
              not commissioned); ``label`` int [N] (1 abnormal, 0 normal, -1 unknown); ``contributions`` float [N,C].
              Optional: ``commissioning`` bool [N] (windows that the threshold was made from: never judged).
