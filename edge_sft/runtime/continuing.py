@@ -57,6 +57,7 @@ class Continuity:
         self._saving = threading.Lock()
         self._repeats = {_mark(one) for one in self._log.newest(_REPEATS)} if redelivers else set()
         self._repeats_until_s = time.monotonic() + _REPEATS_S
+        self._left_something = self._log.marked is not None
         self.place = self._log.marked
 
     # --- rows ------------------------------------------------------------------------------------------------
@@ -111,8 +112,7 @@ class Continuity:
             decide(fleet.take(combined(one.rows), when(one), time.monotonic()), not new)
             if new:
                 self.passed(one.end)
-        fleet.look(rule, time.monotonic())
-        if counted or start is not None:
+        if self._left_something or start is not None:
             begin = "the saved state" if start is not None else "no saved state"
             self._tell("resumed", f"{len(fleet)} assets go on from {begin} and {counted} rows of the raw ring")
         return fleet
@@ -149,8 +149,8 @@ class Continuity:
         else:
             fleet, start = warmed
         self._refill(fleet, start, self.place)
+        fleet.look(rule, time.monotonic())  # what the ring's rows had to tell was told when they came
         fleet.inherit(old, stale_s=rule.stale_s)
-        fleet.look(rule, time.monotonic())
         return fleet
 
     def _refill(self, fleet: Fleet, after: Position | None, until: Position | None) -> None:

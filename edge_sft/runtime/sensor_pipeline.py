@@ -180,6 +180,10 @@ class SensorPipeline:
     def _feed(self) -> None:
         while not self._stopping.is_set():
             self._fed_at_s = time.monotonic()
+            # Nothing deployed: recordings wait where they are; what comes by itself goes into the raw ring unseen.
+            if not self._source.live and not self.post.wait_manned(_TURN_S):
+                self._watch_source()
+                continue
             samples, ended = self._drain()
             self._watch_source()
             if samples:

@@ -33,7 +33,7 @@ class RowsMqtt:
         stream: Name that Samples carry.
     """
 
-    live = False
+    live = True
 
     def __init__(self, config: RowsFromMqtt, settings: MqttSettings, client_id: str, stream: str) -> None:
         self._config = config
