@@ -34,14 +34,14 @@ def main() -> None:
     recipe = (HERE / "recipe.toml").read_text(encoding="utf-8")
     recipe += "\n[train]\nsteps = 60\nfolds = 2\n" if asked.quick else ""
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
-    if not (asked.work / "keys").exists():
+    if not any((asked.work / "keys").glob("*")):
         edge_sft(asked.work, "keys", "init")
     edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
     edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
     edge_sft(asked.work, "deploy", "runs/bearing-0.1.0.edge", "--to", "local")
     unheard = min((asked.work / "recordings").glob("*-21_*.npz"))
     print(f"\nA bearing that the model never heard, window by window: {unheard.stem}", flush=True)
-    edge_sft(asked.work, "predict", "runs/bearing-0.1.0.edge", str(unheard.relative_to(asked.work)))
+    edge_sft(asked.work, "predict", "runs/bearing-0.1.0.edge", str(unheard.relative_to(asked.work)), lines=12)
     print(f"\nRead {asked.work / 'runs' / 'report.html'}")
 
 
@@ -61,14 +61,18 @@ def prepare(data: Path, out: Path) -> None:
         sys.exit(f"{data} holds no .npz with arrays like 1797_IR_7_DE12. Give the folder of the recordings: --data DIR")
 
 
-def edge_sft(work: Path, *words: str) -> None:
-    """Run one command of edge-sft in the work folder, with keys and device state of its own."""
+def edge_sft(work: Path, *words: str, lines: int | None = None) -> None:
+    """Run one command of edge-sft in the work folder, with keys and device state of its own; show so many lines."""
     print(f"\n$ edge-sft {' '.join(words)}", flush=True)
     places = {"EDGE_SFT_KEYS": str(work.resolve() / "keys"), "EDGE_SFT_ROOT": str(work.resolve() / "device")}
     command = [sys.executable, "-m", "edge_sft.cli.main", *words]
-    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False)
+    output = None if lines is None else subprocess.PIPE
+    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False, stdout=output, text=True)
     if done.returncode:
         sys.exit(done.returncode)
+    said = (done.stdout or "").splitlines()
+    for line in said[:: max(1, len(said) // (lines or 1))]:
+        print(line)
 
 
 if __name__ == "__main__":

@@ -35,14 +35,15 @@ def main() -> None:
     recipe = (HERE / "recipe.toml").read_text(encoding="utf-8")
     recipe += "\n[train]\nsteps = 60\nfolds = 2\n" if asked.quick else ""
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
-    if not (asked.work / "keys").exists():
+    if not any((asked.work / "keys").glob("*")):
         edge_sft(asked.work, "keys", "init")
     edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
     edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
     edge_sft(asked.work, "deploy", "runs/process-0.1.0.edge", "--to", "local")
-    edge_sft(asked.work, "commission", "runs-of-the-plant/normal-day.csv", "--asset", "plant")
+    edge_sft(asked.work, "commission", "runs-of-the-plant/normal-day.csv")
     print(f"\nA day with fault {asked.fault}, from its hour eight on:", flush=True)
-    edge_sft(asked.work, "predict", "runs/process-0.1.0.edge", f"runs-of-the-plant/fault-{asked.fault:02d}.csv")
+    day = f"runs-of-the-plant/fault-{asked.fault:02d}.csv"
+    edge_sft(asked.work, "predict", "runs/process-0.1.0.edge", day, lines=24)
     print(f"\nRead {asked.work / 'runs' / 'report.html'}")
 
 
@@ -61,8 +62,9 @@ def prepare(data: Path, out: Path) -> None:
 def write(path: Path, rows: NDArray[np.float64], healthy: int) -> None:
     fault = np.arange(len(rows)) >= healthy
     table = np.column_stack([np.arange(len(rows)) * STEP_S, fault, rows])
-    header = ",".join(("time", "fault", *CHANNELS))
-    np.savetxt(path, table, delimiter=",", header=header, comments="", fmt=["%d", "%d", *["%.9g"] * len(CHANNELS)])
+    header = ",".join(("plant", "time", "fault", *CHANNELS))
+    form = ",".join(["reactor-1,%d", "%d", *["%.9g"] * len(CHANNELS)])
+    np.savetxt(path, table, header=header, comments="", fmt=form)
 
 
 def read(data: Path) -> dict[str, NDArray[np.float64]]:
@@ -81,14 +83,18 @@ def upright(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return rows if rows.shape[1] == len(CHANNELS) else rows.T
 
 
-def edge_sft(work: Path, *words: str) -> None:
-    """Run one command of edge-sft in the work folder, with keys and device state of its own."""
+def edge_sft(work: Path, *words: str, lines: int | None = None) -> None:
+    """Run one command of edge-sft in the work folder, with keys and device state of its own; show so many lines."""
     print(f"\n$ edge-sft {' '.join(words)}", flush=True)
     places = {"EDGE_SFT_KEYS": str(work.resolve() / "keys"), "EDGE_SFT_ROOT": str(work.resolve() / "device")}
     command = [sys.executable, "-m", "edge_sft.cli.main", *words]
-    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False)
+    output = None if lines is None else subprocess.PIPE
+    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False, stdout=output, text=True)
     if done.returncode:
         sys.exit(done.returncode)
+    said = (done.stdout or "").splitlines()
+    for line in said[:: max(1, len(said) // (lines or 1))]:
+        print(line)
 
 
 if __name__ == "__main__":

@@ -34,13 +34,13 @@ def main() -> None:
     recipe += "\n[train]\nsteps = 60\nfolds = 2\n" if asked.quick else ""
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
     engine = max((asked.work / "engines").glob("test-*.csv"), key=lambda file: file.stat().st_size)
-    if not (asked.work / "keys").exists():
+    if not any((asked.work / "keys").glob("*")):
         edge_sft(asked.work, "keys", "init")
     edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
     edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
     edge_sft(asked.work, "deploy", "runs/turbofan-0.1.0.edge", "--to", "local")
-    print(f"\nOne engine flown again, flight by flight: {engine.stem}", flush=True)
-    edge_sft(asked.work, "predict", "runs/turbofan-0.1.0.edge", str(engine.relative_to(asked.work)))
+    print(f"\nOne engine flown again, life left with its interval: {engine.stem}", flush=True)
+    edge_sft(asked.work, "predict", "runs/turbofan-0.1.0.edge", str(engine.relative_to(asked.work)), lines=20)
     print(f"\nRead {asked.work / 'runs' / 'report.html'}")
 
 
@@ -77,14 +77,18 @@ def read(data: Path, name: str) -> str:
     sys.exit(f"{data} holds no {name}.txt, .csv or .csv.gz. Give the folder of the C-MAPSS files: --data DIR")
 
 
-def edge_sft(work: Path, *words: str) -> None:
-    """Run one command of edge-sft in the work folder, with keys and device state of its own."""
+def edge_sft(work: Path, *words: str, lines: int | None = None) -> None:
+    """Run one command of edge-sft in the work folder, with keys and device state of its own; show so many lines."""
     print(f"\n$ edge-sft {' '.join(words)}", flush=True)
     places = {"EDGE_SFT_KEYS": str(work.resolve() / "keys"), "EDGE_SFT_ROOT": str(work.resolve() / "device")}
     command = [sys.executable, "-m", "edge_sft.cli.main", *words]
-    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False)
+    output = None if lines is None else subprocess.PIPE
+    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False, stdout=output, text=True)
     if done.returncode:
         sys.exit(done.returncode)
+    said = (done.stdout or "").splitlines()
+    for line in said[:: max(1, len(said) // (lines or 1))]:
+        print(line)
 
 
 if __name__ == "__main__":
