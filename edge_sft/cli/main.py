@@ -30,6 +30,9 @@ VERBS: dict[str, Verb] = {
     "export": Verb("edge_sft.cli.export:export", "Make and gate the ONNX variants of a trained model."),
     "report": Verb("edge_sft.cli.report:report", "Write a trained model's HTML report."),
     "deploy": Verb("edge_sft.cli.deploy:deploy", "Prove a bundle on a device and switch to it."),
+    "commission": Verb(
+        "edge_sft.cli.commission:commission", "Teach a deployed anomaly model what is healthy on a machine."
+    ),
     "rollback": Verb("edge_sft.cli.deploy:rollback", "Switch a device back to the model before."),
     "slots": Verb("edge_sft.cli.deploy:slots", "Show which models a device holds."),
     "run": Verb("edge_sft.cli.agent:run", "Run the agent: pictures in, decisions out over MQTT."),

@@ -62,6 +62,37 @@ class Healthy:
         return Healthy(self.values[index], self.valid[index], self.end[index])
 
 
+class Collector:
+    """Collects windows of one machine, however many: evenly thinned out when they are more than can be of use.
+
+    Args:
+        most: How many are kept at least, once so many came; at most twice that.
+        most_bytes: Long windows are kept in smaller number.
+    """
+
+    def __init__(self, most: int = MOST_WINDOWS, most_bytes: int = 256 * 2**20) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._kept: list[Window] = []
+        self._every = 1
+        self.given = 0
+
+    def add(self, windows: Sequence[Window]) -> None:
+        """Take windows in order of time."""
+        for window in windows:
+            if self.given % self._every == 0:
+                self._kept.append(window)
+            self.given += 1
+            size = window.values.nbytes + window.valid.nbytes
+            if len(self._kept) > 2 * max(100, min(self._most, self._most_bytes // (2 * size))):
+                self._kept = self._kept[::2]
+                self._every *= 2
+
+    def healthy(self) -> Healthy:
+        """Return what is kept. Raises DataError when that is nothing."""
+        return Healthy.of(self._kept)
+
+
 @dataclass(frozen=True)
 class Commissioning:
     """What one machine's healthy run taught one model.

@@ -157,6 +157,16 @@ class CommissioningStore:
             raise DeviceError(str(path), f"belongs to the machine '{found.asset}'", _AGAIN)
         return found
 
+    def all(self) -> list[Commissioning]:
+        """Return every machine's commissioning, in order of names; files that must not be used are left out."""
+        found = []
+        for path in self.directory.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(DeviceError, OSError):
+                one = from_bytes(path.read_bytes(), self._device_key(), source=str(path))
+                if one.model_digest == self._digest and self.path(one.asset) == path:
+                    found.append(one)
+        return sorted(found, key=lambda one: one.asset)
+
     def write(self, commissioning: Commissioning) -> Path:
         """Keep a machine's commissioning; an older one is replaced, wholly or not at all.
 

@@ -1,0 +1,228 @@
+"""`edge-sft commission`: a machine's own threshold and memory, from a run that is known to be healthy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_sft.cli.console import console, errors
+from edge_sft.errors import DataError, EdgeSftError, UserError
+
+if TYPE_CHECKING:
+    from edge_sft.prediction import Rows
+    from edge_sft.preprocess import Windowing
+    from edge_sft.slots.commissioning import Collector, Commissioning
+    from edge_sft.slots.commissioning_file import CommissioningStore
+    from edge_sft.slots.store import Slot
+    from edge_sft.slots.window_predictor import WindowPredictor
+
+_ROWS = 8192  # pushed at a time
+
+
+def commission(
+    rows: Annotated[
+        list[Path] | None, typer.Argument(help="Files of a healthy run (or folders), with the recipe's columns.")
+    ] = None,
+    heard: Annotated[bool, typer.Option("--heard", help="Take the rows that the agent received and kept.")] = False,
+    asset: Annotated[
+        str | None, typer.Option(help="Only this machine; the name of the rows' machine where files give none.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Only rows from this time on (2026-01-31T06:00, or a number).")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Only rows before this time.")] = None,
+    pipeline: Annotated[str, typer.Option(help="Which pipeline of the agent.")] = "main",
+    root: Annotated[Path | None, typer.Option(help="The device's folder (default: your data folder).")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Only show what is commissioned.")] = False,
+) -> None:
+    """Teach the deployed anomaly model what is healthy on a machine: its statistics, memory and threshold.
+
+    Give a run of at least some minutes in which the machine did all that it normally does. Nothing else sets the
+    threshold; what is learnt stays on this device, signed, and belongs to the model that is deployed now.
+    """
+    from edge_sft.cli.paths import device_root
+    from edge_sft.slots.commissioning_file import CommissioningStore
+    from edge_sft.slots.store import SlotStore
+
+    place = root or device_root()
+    slot = SlotStore(place, pipeline).verified()
+    store = CommissioningStore(place, pipeline, slot.digest)
+    if show:
+        _show(store, asset)
+        return
+    if bool(rows) == heard:
+        raise UserError("the healthy run", "is not given, or twice", "Give files of rows, or --heard.")
+    between = _time(start, "--from"), _time(end, "--to")
+    found = _heard(SlotStore(place, pipeline).directory / "rows") if heard else _read(slot, rows or [], asset)
+    said = "what the agent received" if heard else ", ".join(str(path) for path in rows or [])
+    _commission(slot, store, _within(found, asset, between), said)
+
+
+def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], source: str) -> None:
+    from edge_sft.policy import AnomalyPolicy
+    from edge_sft.slots import commissioning
+    from edge_sft.slots.window_predictor import WindowPredictor
+
+    failed: list[EdgeSftError] = []
+    with WindowPredictor.open(slot.path) as predictor:
+        if not isinstance(predictor.policy, AnomalyPolicy):
+            fact = f"does {predictor.task.kind} and needs no commissioning"
+            raise UserError(f"{predictor.model.name} {predictor.model.version}", fact, "Run the agent.")
+        collected = _windows(predictor.windowing, found)
+        if not collected:
+            raise DataError(source, "holds no rows of that machine and time", "Check --asset, --from and --to.")
+        for asset, collector in sorted(collected.items()):
+            try:
+                made = commissioning.commission(
+                    predictor.outputs,
+                    predictor.task,
+                    predictor.windowing,
+                    collector.healthy(),
+                    predictor.policy.commissioning,
+                    model_digest=predictor.model.digest,
+                    asset=asset,
+                    created_at=_now(),
+                    source=source,
+                )
+            except DataError as error:  # the other machines are commissioned all the same
+                failed.append(DataError(asset, str(error), ""))
+                errors.print(f"{asset}: {error}", markup=False)
+                continue
+            store.write(made)
+            _tell(made, predictor)
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(collected)} machines", "were not commissioned", "See the reasons above."
+        )
+
+
+def _windows(windowing: Windowing, found: Iterable[Rows]) -> dict[str, Collector]:
+    """Grid and cut every machine's rows as the agent does."""
+    import numpy as np
+
+    from edge_sft.preprocess.buffering import WindowBuffer
+    from edge_sft.preprocess.gridding import Gridder
+    from edge_sft.slots.commissioning import Collector
+
+    names = [channel.name for channel in windowing.channels]
+    made: dict[str, tuple[Gridder, WindowBuffer, Collector]] = {}
+    for rows in found:
+        parts = made.setdefault(rows.asset, (Gridder(windowing), WindowBuffer(windowing, rows.asset), Collector()))
+        gridder, buffer, collector = parts
+        values = np.full((len(rows.time_s), len(names)), np.nan)
+        for column, name in enumerate(names):
+            if name in rows.channels:
+                values[:, column] = rows.values[:, rows.channels.index(name)]
+        for first in range(0, len(values), _ROWS):
+            part = slice(first, first + _ROWS)
+            collector.add(buffer.push(gridder.push(rows.time_s[part], values[part])))
+    for gridder, buffer, collector in made.values():
+        collector.add(buffer.push(gridder.flush()))
+    return {asset: collector for asset, (_, _, collector) in made.items()}
+
+
+def _within(found: Iterable[Rows], asset: str | None, between: tuple[float | None, float | None]) -> Iterator[Rows]:
+    from edge_sft.prediction import Rows
+
+    first, last = between
+    for rows in found:
+        if asset is not None and rows.asset != asset:
+            continue
+        keep = (rows.time_s >= (first if first is not None else float("-inf"))) & (
+            rows.time_s < (last if last is not None else float("inf"))
+        )
+        if keep.any():
+            yield Rows(rows.asset, rows.time_s[keep], rows.values[keep], rows.channels)
+
+
+def _heard(folder: Path) -> Iterator[Rows]:
+    """Read the agent's raw ring; a running agent goes on writing it."""
+    from edge_sft.runtime.rowlog import RowLog
+
+    if not folder.is_dir():
+        raise UserError(
+            str(folder), "does not exist: the agent has kept no rows", "Run the agent first, or give files."
+        )
+    ring = RowLog(folder, ring_bytes=0, tell=lambda kind, sentence: None)
+    for kept in ring.read():
+        yield from kept.rows
+
+
+def _read(slot: Slot, paths: Sequence[Path], asset: str | None) -> Iterator[Rows]:
+    """Read files with the columns, units and times that the bundle's recipe says."""
+    from edge_sft import sensor_recipe, strict_toml
+    from edge_sft.bundle.manifest import RECIPE
+    from edge_sft.data.sensors.columns import parts_of, wanted
+    from edge_sft.data.sensors.joining import join
+    from edge_sft.data.sensors.listing import list_files
+    from edge_sft.data.sensors.tables import read_tables
+    from edge_sft.prediction import Rows
+
+    text = (slot.path / RECIPE).read_text(encoding="utf-8", errors="replace")
+    recipe = strict_toml.loads(text, sensor_recipe.SensorRecipe, source=str(slot.path / RECIPE))
+    parts, reasons = [], []
+    for name, file in (one for path in paths for one in list_files(path, recipe.data.pattern).files):
+        tables = read_tables(file, name, wanted(recipe.data))
+        for cut in [tables] if isinstance(tables, str) else [parts_of(table, recipe) for table in tables]:
+            if isinstance(cut, str):
+                reasons.append(f"{name} {cut}")
+            else:
+                parts += cut
+    for reason in reasons:
+        errors.print(f"left out: {reason}", markup=False)
+    if not parts:
+        raise DataError("the files", f"hold no usable rows ({reasons[0] if reasons else 'none were given'})", "")
+    channels = tuple(channel.name for channel in recipe.data.channels)
+    for part in join(parts, recipe.data.run):
+        named = part.asset or asset or part.group or part.run or part.file
+        yield Rows(named, part.time, part.values, channels)
+
+
+def _show(store: CommissioningStore, asset: str | None) -> None:
+    made = [one for one in store.all() if asset is None or one.asset == asset]
+    if not made:
+        raise UserError("this model", "has no machine commissioned here", "Run: edge-sft commission FILES")
+    for one in made:
+        console.print(
+            f"{one.asset}: threshold {one.threshold:.4g}, {one.windows} windows, "
+            f"made {one.created_at} from {one.source}",
+            markup=False,
+        )
+
+
+def _tell(made: Commissioning, predictor: WindowPredictor) -> None:
+    rule = predictor.policy
+    console.print(
+        f"{made.asset}: commissioned for {predictor.model.name} {predictor.model.version} from {made.windows} windows; "
+        f"threshold {made.threshold:.4g}",
+        markup=False,
+    )
+    for fact in made.facts:
+        errors.print(f"{made.asset}: {fact}", markup=False)
+    if getattr(rule, "threshold", None) is not None:
+        errors.print("The policy has a threshold of its own, which goes before the machine's.", markup=False)
+
+
+def _time(text: str | None, option: str) -> float | None:
+    """Read a time as a number in the rows' own unit, or as a date (UTC where it names no zone) in seconds."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        when = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise UserError(f"{option} {text}", "is no time", "Write 2026-01-31T06:00:00 or a number.") from error
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _now() -> str:
+    from edge_sft.prediction import rfc3339
+
+    return rfc3339(datetime.now(timezone.utc))
