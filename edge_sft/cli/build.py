@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge_sft.data.dataset import Dataset
     from edge_sft.export.variants import ExportResult
     from edge_sft.recipe import Recipe
+    from edge_sft.sensor_recipe import SensorRecipe
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,18 @@ def build(
     out: Annotated[Path | None, typer.Option(help="folder for everything made; default runs/NAME")] = None,
     key: Annotated[Path | None, typer.Option(help="private key that signs; default the one of `keys init`")] = None,
 ) -> None:
-    """Check the pictures, train, export, quantize, prove and sign: one file to deploy."""
+    """Check the data, train, export, quantize, prove and sign: one file to deploy. Pictures or sensors."""
     from edge_sft import recipe as recipes
+    from edge_sft import sensor_recipe
     from edge_sft.bundle.keys import private_path
 
-    loaded = recipes.load(recipe)
-    built = build_bundle(recipe, out or Path("runs") / loaded.name, key or private_path(keys_directory()))
+    signing = key or private_path(keys_directory())
+    if sensor_recipe.is_sensor_recipe(recipe):
+        from edge_sft.cli.build_sensors import build_sensor_bundle
+
+        built = build_sensor_bundle(recipe, out or Path("runs") / sensor_recipe.load(recipe).name, signing)
+    else:
+        built = build_bundle(recipe, out or Path("runs") / recipes.load(recipe).name, signing)
     console.print(f"\nBundle  [bold]{built.bundle}[/]\nReport  {built.report}")
     console.print(f"Next    edge-sft deploy {built.bundle} --to local")
 
@@ -93,7 +100,7 @@ def _export(recipe: Recipe, meta: CheckpointMeta, dataset: Dataset, out: Path, b
 
     target = out / "export"
     stamp = target / "made-from.txt"
-    made_from = _export_digest(recipe, meta)
+    made_from = export_digest(recipe, meta)
     if stamp.is_file() and stamp.read_text() == made_from:
         with contextlib.suppress(DataError):  # damaged meanwhile: made again
             kept = read_export(target)
@@ -115,7 +122,8 @@ def _export(recipe: Recipe, meta: CheckpointMeta, dataset: Dataset, out: Path, b
     return result
 
 
-def _export_digest(recipe: Recipe, meta: CheckpointMeta) -> str:
+def export_digest(recipe: Recipe | SensorRecipe, meta: CheckpointMeta) -> str:
+    """Digest all that decides what an export leaves."""
     import edge_sft
 
     parts = (meta.weights_sha256, str(meta.temperature), recipe.export.model_dump_json(), edge_sft.__version__)

@@ -67,23 +67,26 @@ def gate_line(gate: GateResult) -> str:
     start = f"{gate.variant:<9} {'passed' if gate.passed else 'LEFT OUT'}  "
     flips = f"{gate.right_to_wrong} right→wrong, {gate.wrong_to_right} wrong→right of {gate.pictures}"
     points = f"net loss {gate.net_loss_points:.2f} of {gate.tolerance_points:.2f} points allowed"
+    if gate.before is not None and gate.after is not None:
+        points += f", {gate.measure} {gate.before:.4g} → {gate.after:.4g}"
     return f"{start}{flips}, {points}" + (f" ({gate.note})" if gate.note else "")
 
 
 def _input_of(manifest: Manifest) -> str:
     spec = manifest.preprocess
     if spec.kind == "window":
-        return f"{len(spec.names)} channels, {spec.length} steps of {spec.period_s:g} s"
+        return f"{len(spec.names)} channels, {spec.length} steps of {spec.period_s:g}"
     return f"{spec.width}×{spec.height} pixels"
 
 
 def _show(manifest: Manifest) -> None:
     good = ", ".join(manifest.task.ok_labels) or "none"
+    shown = "windows" if manifest.task.modality == "window" else "pictures"
     lines = [
         f"{manifest.name} {manifest.version}: {manifest.task.kind}, {_input_of(manifest)}",
         f"made {manifest.created_at} by {manifest.made_by}",
-        f"labels {', '.join(manifest.task.labels)}; good: {good}",
-        "variants, against the model they were made from, on validation pictures:",
+        *([f"labels {', '.join(manifest.task.labels)}; good: {good}"] if manifest.task.labels else []),
+        f"variants, against the model they were made from, on validation {shown}:",
         *(f"  {gate_line(gate)}" for gate in manifest.gates),
         "files:",
         *(f"  {entry.size_bytes:>12,} bytes  {entry.sha256[:16]}  {entry.name}" for entry in manifest.files),

@@ -19,16 +19,22 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder that `edge-sft train` made.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the variants; default 'export' in CHECKPOINT.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="The recipe it was trained by; default its copy there.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where the pictures lie, if they were moved.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the pictures or rows lie, if they were moved.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; default all.")] = None,
 ) -> None:
     """Make the files that devices run, small and fast ones too, and measure what each loses against the model."""
+    from edge_sft import checkpoint as checkpoints
     from edge_sft.cli.train import prepare
 
     prepare(threads)
     from edge_sft.data.reader import open_dataset
     from edge_sft.export.variants import export_variants
 
+    if checkpoints.read_meta(checkpoint, verify=False).task.modality == "window":
+        from edge_sft.cli.train_sensors import export_windows
+
+        _show(export_windows(checkpoint, out or checkpoint / "export", recipe, data))
+        return
     loaded = _recipe(checkpoint, recipe, data)
     with progress() as bars:
         result = export_variants(
@@ -55,17 +61,18 @@ def _recipe(checkpoint: Path, given: Path | None, data: Path | None) -> Recipe:
         checkpoints.read_meta(checkpoint, verify=False)
         loaded = strict_toml.load(checkpoint / checkpoints.RECIPE, recipes.Recipe)
         if data is None:
-            data = _found(loaded.data.path, checkpoint)
+            data = found_from(loaded.data.path, checkpoint)
     if data is None:
         return loaded
     manifest = loaded.data.manifest
     if manifest is not None and given is None:
-        manifest = str(_found(manifest, checkpoint))
+        manifest = str(found_from(manifest, checkpoint))
     section = loaded.data.model_copy(update={"path": str(data), "manifest": manifest})
     return loaded.model_copy(update={"data": section})
 
 
-def _found(path: str, checkpoint: Path) -> Path:
+def found_from(path: str, checkpoint: Path) -> Path:
+    """Find what a checkpoint's recipe names from where it lay: here, or above the checkpoint. Raises UserError."""
     bases = (Path.cwd(), *checkpoint.resolve().parents)
     for base in bases:
         if (base / path).exists():

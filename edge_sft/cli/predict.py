@@ -1,4 +1,4 @@
-"""`edge-sft predict`: decide about picture files with a bundle, without deploying it."""
+"""`edge-sft predict`: decide about picture files or recorded sensor rows with a bundle, without deploying it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -18,6 +18,8 @@ from edge_sft.cli.console import errors
 from edge_sft.errors import DataError, UserError
 
 if TYPE_CHECKING:
+    from edge_sft.bundle.keys import PublicKey
+    from edge_sft.policy import AnyPolicy
     from edge_sft.prediction import Prediction
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -26,7 +28,7 @@ _COLUMNS = ("name", "verdict", "label", "score", "confidence", "latency_ms", "re
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The .edge file.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    data: Annotated[list[Path], typer.Argument(help="Pictures, or files of sensor rows, or folders of them.")],
     key: Annotated[
         list[Path] | None,
         typer.Option("--key", help="Maker's public key file; repeatable (default: the trusted keys)."),
@@ -36,39 +38,68 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A table with a header.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write there instead of the screen.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Sensors: only the newest window of each recording.")] = False,
+    root: Annotated[Path | None, typer.Option(help="Sensors: device folder with the commissionings.")] = None,
+    pipeline: Annotated[str, typer.Option(help="Sensors: the pipeline that was commissioned.")] = "main",
 ) -> None:
-    """Decide about picture files. A broken picture is reported and the rest goes on."""
+    """Decide about picture files or recorded rows. What is broken is reported and the rest goes on."""
+    from edge_sft.bundle.reading import open_verified
+    from edge_sft.cli import predict_rows
     from edge_sft.cli.deploy import keys_or_trusted
-    from edge_sft.slots.predictor import Predictor, read_policy
+    from edge_sft.cli.paths import device_root
+    from edge_sft.slots.opening import read_policy
 
     if as_json and as_csv:
         raise UserError("--json and --csv", "exclude each other", "Give one of them.")
-    _require(images)
-    form = _json_line if as_json else _csv_line if as_csv else _text_line
+    _require(data)
+    keys = keys_or_trusted(key)
     rule = read_policy(policy) if policy else None
+    verified = open_verified(bundle, keys)
+    windows = verified.manifest.task.modality == "window"
+    columns, unit = predict_rows.COLUMNS if windows else _COLUMNS, verified.manifest.task.unit
+    if windows:
+        made = predict_rows.predictions(
+            verified, data, variant=variant, policy=rule, root=root or device_root(), pipeline=pipeline, last=last
+        )
+    else:
+        made = _of_pictures(bundle, keys, data, rule, variant)
     counts: Counter[str] = Counter()
-    with (
-        Predictor.from_bundle(bundle, keys_or_trusted(key), policy=rule, variant=variant) as predictor,
-        _target(out) as target,
-    ):
+    with contextlib.closing(made), _target(out) as target:
         if as_csv:
-            target.write(_csv_row(_COLUMNS))
+            target.write(_csv_row(columns))
+        for prediction in made:
+            counts[prediction.verdict] += 1
+            if as_json:
+                target.write(_json_line(prediction))
+            elif as_csv:
+                target.write(_csv_row(tuple(getattr(prediction, column) for column in columns)))
+            else:
+                target.write(predict_rows.text_line(prediction, unit) if windows else _text_line(prediction))
+    _close(counts, "windows" if windows else "pictures")
+
+
+def _of_pictures(
+    bundle: Path, keys: list[PublicKey], images: list[Path], rule: AnyPolicy | None, variant: str
+) -> Generator[Prediction, None, None]:
+    from edge_sft.slots.predictor import Predictor
+
+    with Predictor.from_bundle(bundle, keys, policy=rule, variant=variant) as predictor:
         for path in _pictures(images):
             prediction = predictor.predict_image(path).model_copy(update={"name": str(path)})
-            counts[prediction.verdict] += 1
             if prediction.verdict == "no_decision":
                 errors.print(f"no decision: {prediction.reason}", markup=False, soft_wrap=True)
-            target.write(form(prediction))
-    _close(counts)
+            yield prediction
 
 
-def _close(counts: Counter[str]) -> None:
+def _close(counts: Counter[str], what: str) -> None:
     total = sum(counts.values())
+    if total == 0 and what == "windows":
+        raise DataError("the files", "hold no window with enough valid values", "Give longer recordings.")
     if total == 0:
         raise UserError("the folders given", "hold no pictures", f"Known kinds: {' '.join(_SUFFIXES)}")
-    errors.print(f"{total} pictures: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
+    errors.print(f"{total} {what}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     if counts["no_decision"] == total:
-        raise DataError("the pictures", "could not be decided, not one of them", "See the reasons above.")
+        raise DataError(f"the {what}", "could not be decided, not one of them", "See the reasons above.")
 
 
 def _require(images: list[Path]) -> None:
@@ -102,10 +133,6 @@ def _target(out: Path | None) -> Iterator[BinaryIO]:
 
 def _json_line(prediction: Prediction) -> bytes:
     return prediction.model_dump_json(exclude_none=True).encode() + b"\n"
-
-
-def _csv_line(prediction: Prediction) -> bytes:
-    return _csv_row(tuple(getattr(prediction, column) for column in _COLUMNS))
 
 
 def _csv_row(values: tuple[object, ...]) -> bytes:

@@ -1,4 +1,4 @@
-"""`edge-sft train`: fine-tune a model on the recipe's pictures."""
+"""`edge-sft train`: fit a model to the recipe's pictures or sensor rows."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; default all.")] = None,
 ) -> None:
-    """Teach a model your pictures; run it again after an interruption and it goes on where it was."""
+    """Teach a model your pictures or machines; run it again after an interruption and it goes on where it was."""
     from edge_sft import recipe as recipes
+    from edge_sft import sensor_recipe
     from edge_sft.data.reader import open_dataset
+
+    if sensor_recipe.is_sensor_recipe(recipe):
+        from edge_sft.cli.train_sensors import train_sensors
+
+        train_sensors(recipe, out, seed, threads)
+        return
 
     prepare(threads)
     from edge_sft.training.fit import fit

@@ -1,0 +1,158 @@
+"""`edge-sft predict` with a bundle of sensors: files of rows in, a decision a window out, as on the line."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_sft.cli.console import errors
+from edge_sft.errors import DataError
+
+if TYPE_CHECKING:
+    from edge_sft.bundle.reading import VerifiedBundle
+    from edge_sft.data.sensors.columns import Part
+    from edge_sft.policy import AnyPolicy
+    from edge_sft.prediction import Prediction
+    from edge_sft.preprocess import Windowing
+    from edge_sft.preprocess.window import Window
+    from edge_sft.sensor_recipe import SensorRecipe
+    from edge_sft.slots.window_predictor import WindowPredictor
+
+COLUMNS = ("asset", "name", "verdict", "label", "score", "confidence", "value", "low", "high", "reason")
+_ROWS = 8192  # pushed at a time: a long recording's windows never lie in memory together
+
+
+def predictions(
+    bundle: VerifiedBundle,
+    paths: Sequence[Path],
+    *,
+    variant: str,
+    policy: AnyPolicy | None,
+    root: Path,
+    pipeline: str,
+    last: bool,
+) -> Generator[Prediction, None, None]:
+    """Yield a Prediction a window, recording by recording, each ``name``d by the time at which its window ends.
+
+    Args:
+        bundle: A verified bundle of a sensor model; its recipe says what the files' columns mean.
+        paths: Files of rows, or folders of them.
+        variant: Which of the bundle's variants to run.
+        policy: Another policy than the bundle's own.
+        root: The device's folder, whose commissionings an anomaly model needs.
+        pipeline: Under which it was commissioned.
+        last: Only the newest window of each recording.
+
+    Raises:
+        DataError: A file has no usable rows, or a channel is in none of them.
+        UserError: The bundle's recipe is not one that this version reads.
+    """
+    from edge_sft.slots.commissioning_file import CommissioningStore
+    from edge_sft.slots.window_predictor import WindowPredictor
+
+    recipe = _recipe(bundle)
+    parts = _parts(recipe, paths)
+    with contextlib.ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="edge-sft-")))
+        bundle.extract_to(folder)
+        store = CommissioningStore(root, pipeline, bundle.digest)
+        opened = WindowPredictor.open(folder, policy=policy, variant=variant, commissioning=store)
+        predictor = cleanup.enter_context(opened)
+        for part in parts:
+            yield from _decided(predictor, part, last=last)
+
+
+def text_line(prediction: Prediction, unit: str) -> bytes:
+    """Write one decision for people; ``unit`` is what a value counts."""
+    what = prediction.label or ""
+    if prediction.value is not None:
+        what = f"{prediction.value:.4g}"
+        if prediction.low is not None and prediction.high is not None:
+            what += f" ({prediction.low:.4g} to {prediction.high:.4g}) {unit}"
+    elif prediction.channels:
+        what = f"{prediction.score:.3g} × threshold: {', '.join(list(prediction.channels)[:3])}"
+    elif prediction.verdict == "no_decision":
+        what = prediction.reason or ""
+    return f"{prediction.verdict:<12} {prediction.asset} at {prediction.name}  {what}\n".encode()
+
+
+def _recipe(bundle: VerifiedBundle) -> SensorRecipe:
+    from edge_sft import sensor_recipe, strict_toml
+    from edge_sft.bundle.manifest import RECIPE
+
+    text = bundle.read(RECIPE).decode("utf-8", errors="replace")
+    return strict_toml.loads(text, sensor_recipe.SensorRecipe, source=f"{bundle.path}, {RECIPE}")
+
+
+def _parts(recipe: SensorRecipe, paths: Sequence[Path]) -> list[Part]:
+    """Read the files as training would, labels aside. A file that cannot be used is reported and the rest goes on."""
+    from edge_sft.data.sensors.columns import parts_of, wanted
+    from edge_sft.data.sensors.joining import join
+    from edge_sft.data.sensors.listing import list_files
+    from edge_sft.data.sensors.tables import read_tables
+
+    found: list[Part] = []
+    reasons: list[str] = []
+    columns = wanted(recipe.data)
+    for name, file in (one for path in paths for one in list_files(path, recipe.data.pattern).files):
+        tables = read_tables(file, name, columns)
+        for cut in [tables] if isinstance(tables, str) else [parts_of(table, recipe) for table in tables]:
+            if isinstance(cut, str):
+                reasons.append(f"{name} {cut}")
+                errors.print(f"left out: {reasons[-1]}", markup=False, soft_wrap=True)
+            else:
+                found += cut
+    if not found:
+        raise DataError("the files", f"hold no usable rows ({reasons[0] if reasons else 'none were given'})", "")
+    _report_missing(found)
+    return join(found, recipe.data.run)
+
+
+def _report_missing(parts: Sequence[Part]) -> None:
+    absent = sorted({(part.file, part.missing) for part in parts if part.missing})
+    for file, names in absent:
+        errors.print(f"{file} has no column for {', '.join(names)}: decided without", markup=False, soft_wrap=True)
+
+
+def _decided(predictor: WindowPredictor, part: Part, *, last: bool) -> Iterator[Prediction]:
+    """Decide about a recording's windows, or its newest one, in order of time."""
+    newest: Sequence[Window] = ()
+    for windows in _windows(predictor.windowing, part):
+        newest = windows[-1:]
+        if not last:
+            yield from _asked(predictor, windows)
+    if last:
+        yield from _asked(predictor, newest)
+    if not newest:
+        fact = f"{len(part.time)} rows hold no window of {predictor.windowing.length} steps with enough valid values"
+        errors.print(f"{_asset(part)}: {fact}", markup=False, soft_wrap=True)
+
+
+def _windows(windowing: Windowing, part: Part) -> Iterator[Sequence[Window]]:
+    """Push a recording's rows as a stream would; what a window holds does not depend on how the rows are cut."""
+    from edge_sft.preprocess.buffering import WindowBuffer
+    from edge_sft.preprocess.gridding import Gridder
+
+    gridder, buffer = Gridder(windowing), WindowBuffer(windowing, _asset(part))
+    for start in range(0, len(part.time), _ROWS):
+        rows = slice(start, start + _ROWS)
+        if windows := buffer.push(gridder.push(part.time[rows], part.values[rows])):
+            yield windows
+    if windows := buffer.push(gridder.flush()):
+        yield windows
+
+
+def _asked(predictor: WindowPredictor, windows: Sequence[Window]) -> list[Prediction]:
+    from edge_sft.slots.window_predictor import Captured
+
+    now = Captured(datetime.now(timezone.utc), time.monotonic())
+    return predictor.decide(windows, stream="predict", captured=[now] * len(windows))
+
+
+def _asset(part: Part) -> str:
+    return part.asset or part.group or part.run or part.file
