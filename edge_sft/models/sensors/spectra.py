@@ -107,6 +107,15 @@ class Spectrum(nn.Module):
 
     def forward(self, signal: Tensor) -> Complex:
         """Transform a signal that is 0 where nothing was measured, its mean removed."""
+        return self._transform(signal)
+
+    def of_square(self, signal: Tensor, bins: int) -> Tensor:
+        """Return the amplitudes [N,C,bins] of the squared signal: at low rates, the envelope of everything in it."""
+        power = signal * signal
+        real, imag = self._transform(power - power.mean(-1, keepdim=True))
+        return torch.sqrt(real * real + imag * imag + EPSILON)[..., :bins]
+
+    def _transform(self, signal: Tensor) -> Complex:
         level = torch.sqrt((signal * signal).mean(-1, keepdim=True) + EPSILON**2)
         tapered = signal / level * self.taper
         real, imag = self.dft(functional.pad(tapered, (0, self.n - self.length)))
