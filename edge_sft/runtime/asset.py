@@ -194,7 +194,7 @@ class Asset:
             return "offline"
         if self.gridder.stuck:
             return "stuck"
-        patience_s = max(stale_s, 3 * self._windowing.hop * self._windowing.period_s)
+        patience_s = stale_s + 3 * self._windowing.hop * self._windowing.period_s
         return "online" if now_s - self._decided_s <= patience_s else "undecided"
 
     def look_for_missing(self, stale_s: float, now_s: float) -> tuple[str, ...] | None:

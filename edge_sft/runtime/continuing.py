@@ -42,7 +42,7 @@ class Continuity:
         redelivers: Whether the source may give rows again after a restart.
 
     Attributes:
-        place: Everything before it in the raw ring went through the fleet, or there was no model for it.
+        place: Everything before it in the raw ring went through the fleet, or came before the first model.
     """
 
     def __init__(
@@ -105,6 +105,9 @@ class Continuity:
                 already, so that only the cases must learn of them.
         """
         fleet, start = self._restored(windowing, rule.stale_s)
+        if self.place is None:  # the first model ever: what came before it only fills its windows
+            self.place = self._log.end
+            self._log.mark(self.place)
         counted = 0
         for one in self._log.read(start):
             counted += sum(len(rows.time_s) for rows in one.rows)

@@ -271,11 +271,10 @@ class SensorPipeline:
     def _pass(self, batches: Sequence[_Batch], crew: Crew | None) -> None:
         """Put rows through the fleet. Without a model they stay in the raw ring, for the first one to warm with."""
         new = [batch for batch in batches if self._memory.is_new(batch.end)]
-        if not new:
+        if not new or crew is None or self._fleet is None:
             return
-        if crew is not None and self._fleet is not None:
-            rows = combined([one for batch in new for one in batch.rows])
-            self._decide(self._fleet.take(rows, new[-1].captured, time.monotonic()), crew)
+        rows = combined([one for batch in new for one in batch.rows])
+        self._decide(self._fleet.take(rows, new[-1].captured, time.monotonic()), crew)
         for batch in new:
             self._memory.passed(batch.end)
 
@@ -296,6 +295,7 @@ class SensorPipeline:
             self.meter.decision(prediction.verdict, prediction.latency_ms)
             for event in events:
                 self._announce(*describe_case(event, prediction))
+        self.meter.count("batches")
         self._unflushed += 0 if silent else len(predictions)
         if self._unflushed >= _UNFLUSHED_MAX:
             self._flush(5.0)
