@@ -1,4 +1,4 @@
-"""`edge-sft init`: look at a folder of pictures and write the recipe that fits it."""
+"""`edge-sft init`: look at a folder of pictures, or at files of sensor readings, and write the recipe that fits."""
 
 from __future__ import annotations
 
@@ -12,22 +12,39 @@ from edge_sft.errors import UserError
 
 
 def init(
-    data: Annotated[Path, typer.Argument(help="Folder with one folder of pictures a class, or a CSV/JSONL manifest.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with one folder of pictures a class, a CSV/JSONL manifest of pictures, or a file or folder "
+            "of sensor readings (CSV, Parquet, NPZ, MAT)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Recipe to write.")] = Path("recipe.toml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite a recipe that is there.")] = False,
 ) -> None:
-    """Look at a folder of labelled pictures and write a commented recipe for it."""
+    """Look at labelled pictures or sensor readings and write a commented recipe for them."""
     from rich.markup import escape
 
     from edge_sft import durable
-    from edge_sft.data.recognise import draft_recipe
 
     if out.exists() and not force:
         raise UserError(str(out), "is there already", "Choose another name with --out, or overwrite it with --force.")
-    text = draft_recipe(data, here=out.absolute().parent)
+    text = _draft(data, out.absolute().parent)
     durable.write_text(out, text)
     for line in text.splitlines():
         if not line.startswith("#"):
             break
         console.print(escape(line.removeprefix("#").strip()))
     console.print(f"Written: [bold]{escape(str(out))}[/]. Read it once, then: edge-sft check {escape(str(out))}")
+
+
+def _draft(data: Path, here: Path) -> str:
+    from edge_sft.data.sensors.telling import holds_sensor_data
+
+    if holds_sensor_data(data):
+        from edge_sft.data.sensors.drafting import draft_sensor_recipe
+
+        return draft_sensor_recipe(data, here=here)
+    from edge_sft.data.recognise import draft_recipe
+
+    return draft_recipe(data, here=here)

@@ -26,7 +26,7 @@ def judge_time(recipe: SensorRecipe, runs: Sequence[Run], looks: Sequence[TimeLo
 
 
 def _backs(runs: Sequence[Run], looks: Sequence[TimeLook]) -> Iterator[Finding]:
-    found = [(run, row, step) for run, look in zip(runs, looks, strict=True) for row, step in look.backs]
+    found = [(run, row, step - look.step) for run, look in zip(runs, looks, strict=True) for row, step in look.backs]
     if not found:
         return
     run, row, step = min(found, key=lambda one: one[2])
@@ -39,7 +39,7 @@ def _backs(runs: Sequence[Run], looks: Sequence[TimeLook]) -> Iterator[Finding]:
         "clock-jump",
         f"The clock jumps back {count(len(found), 'time')} in {count(len(ids), 'run')}, by {span(step, clock=clock)} "
         f"{where}.",
-        "One hour: summer time ended; log in UTC. Rows between are put in order only within the window's patience."
+        "Exactly an hour: did summer time end? Log in UTC; windows begin anew at such a jump."
         if hour
         else "Set the logger's clock by NTP, or cut the file there; windows begin anew at such a jump.",
         ids,

@@ -81,8 +81,8 @@ def _stuck(channel: ChannelSection, runs: Sequence[Run], looks: Sequence[Channel
         f"{span(seconds, clock=is_clock(start))} long.",
         ""
         if channel.stuck_s is not None
-        else f"To have such stretches count as not valid, set stuck_s for the channel (for example "
-        f"{_round(seconds / 3):g}).",
+        else f"If the sensor hung, set stuck_s = {_round(seconds / 2):g} for the channel: what repeats itself for "
+        "longer is then not valid.",
         tuple(run.id for run, _ in found),
     )
 

@@ -15,8 +15,8 @@ from edge_sft.errors import DataError, UserError
 from edge_sft.sensor_recipe import FaultTask, RulTask, SensorRecipe
 
 ANOMALY_LABELS = ("normal", "anomaly")
-_HEALTHY = frozenset({"0", "false", "no", "off", "n"})
-_UNHEALTHY = frozenset({"1", "true", "yes", "on", "y"})
+HEALTHY = frozenset({"0", "false", "no", "off", "n"})
+UNHEALTHY = frozenset({"1", "true", "yes", "on", "y"})
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def _index(name: str, record: str, recipe: SensorRecipe) -> int:
         fact = f"has the label '{name[:60]}', which the recipe does not know ({known})"
         raise DataError(record, fact, "Add it to task.labels, or mend the data.")
     plain = name.strip().casefold()
-    if plain in _HEALTHY or means_good(plain):
+    if plain in HEALTHY or means_good(plain):
         return 0
-    if plain in _UNHEALTHY or any(word in plain for word in ("anomal", "fault", "fail", "defect", "broken", "nok")):
+    if plain in UNHEALTHY or any(word in plain for word in ("anomal", "fault", "fail", "defect", "broken", "nok")):
         return 1
     fact = f"has the label '{name[:60]}', which is neither a healthy nor an unhealthy word"
     raise DataError(record, fact, "For anomalies write 0 and 1, or normal and anomaly.")

@@ -37,7 +37,7 @@ def list_files(path: Path, pattern: str = "*", *, without: tuple[Path, ...] = ()
     skipped = {one.resolve() for one in without}
     found: list[tuple[str, Path]] = []
     others: Counter[str] = Counter()
-    for file in _walk(path):
+    for file in walk(path):
         name = identity(file, path)
         if file.resolve() in skipped or not fnmatch.fnmatchcase(name if "/" in pattern else file.name, pattern):
             continue
@@ -52,13 +52,14 @@ def list_files(path: Path, pattern: str = "*", *, without: tuple[Path, ...] = ()
     return Listing(path, tuple(sorted(found)), notes)
 
 
-def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
+def walk(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """Yield the files below a folder, sorted within each, without what begins with ``.`` or ``_``."""
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith((".", "_")):
             continue
         if entry.is_dir():
             if depth < 16:  # links that go round
-                yield from _walk(entry, depth + 1)
+                yield from walk(entry, depth + 1)
         elif entry.is_file():
             yield entry
 
