@@ -98,6 +98,15 @@ class RulFacts:
 
     scores: RulScores
     policy: RegressionPolicy
+    validation: RulScores | None = None
+
+    @cached_property
+    def followed(self) -> RulFacts:
+        """The facts that know failures: these, or validation's where no run here was followed to its end."""
+        if self.finished or self.validation is None:
+            return self
+        other = RulFacts(self.validation, self.policy)
+        return other if other.finished else self
 
     @property
     def cap(self) -> float:

@@ -41,7 +41,10 @@ def facts_of(meta: CheckpointMeta, scores: Arrays) -> RulFacts:
     policy = meta.policy if isinstance(meta.policy, RegressionPolicy) else RegressionPolicy()
     if "cap" not in scores and isinstance(meta.training.get("cap"), (int, float)):
         scores = {**scores, "cap": np.asarray(meta.training["cap"])}
-    return RulFacts(sensor_scores.regression(scores, name=meta.name), policy)
+    shown = sensor_scores.regression(scores, name=meta.name)
+    known = scores.get("val/rul")
+    beside = shown.split == "test" and known is not None and bool(np.isfinite(known).any())
+    return RulFacts(shown, policy, sensor_scores.regression(scores, name=meta.name, only="val") if beside else None)
 
 
 def headline(meta: CheckpointMeta, facts: RulFacts) -> tuple[str, str]:
@@ -161,15 +164,19 @@ def _remarks(meta: CheckpointMeta, facts: RulFacts) -> list[Html]:
 
 
 def _choices(meta: CheckpointMeta, facts: RulFacts) -> Html | None:
+    shown_on = facts.scores.split
+    facts = facts.followed
     failures = facts.calls.failures
     if not failures:
         return None
+    other = f"No {split_words(shown_on)} run was followed to its failure; these are {split_words(facts.scores.split)}. "
     unit = meta.task.unit
     head: list[Child] = [f"act below ({unit})", "failures announced in time", "come unannounced", "shortest notice",
                          "typical life given away", "most given away"]  # fmt: skip
     marked = frozenset(i for i, calls in enumerate(facts.choices) if calls.act_below == facts.policy.act_below)
     rows = [_choice(calls) for calls in facts.choices]
     told = (
+        f"{other if facts.scores.split != shown_on else ''}"
         f"What the recipe's act_below does to {count(failures, 'run')} followed to the failure: acting early gives "
         f"life away, acting late risks the failure. A failure is announced when the {_judged(facts)} falls to this line"
         + (f" and stays there for {facts.policy.alarm.on_after_s:g}." if facts.policy.alarm.on_after_s else ".")
@@ -303,7 +310,10 @@ def limits(meta: CheckpointMeta, facts: RulFacts) -> list[Child]:
     items: list[Child] = []
     failures = facts.calls.failures
     if not failures:
-        items.append("No run here was followed to its failure, so nothing shows how many would be announced in time.")
+        items.append(
+            f"No {split_words(facts.scores.split)} run was followed to its failure, so no test shows how many would be "
+            "announced in time."
+        )
     elif failures < _FEW:
         items.append(f"{count(failures, 'failure')} are few: one more or less changes the headline.")
     items += [

@@ -48,7 +48,7 @@ def _gate(result: GateResult, *, measure: bool) -> list[Child]:
         *([_change(result)] if measure else []),
         f"{result.right_to_wrong:,} / {result.wrong_to_right:,}",
         f"{result.net_loss_points:+.2f} points" if abs(result.net_loss_points) >= 0.005 else "0 points",
-        f"{result.tolerance_points:g} points",
+        f"{result.tolerance_points:.2f} points",
         difference(result.max_score_difference),
     ]
 

@@ -109,13 +109,13 @@ class FaultScores:
     runs: tuple[FaultRun, ...]
 
 
-def regression(scores: Arrays, *, name: str) -> RulScores:
-    """Read a RUL model's scores, test where it has any known life, else validation.
+def regression(scores: Arrays, *, name: str, only: SplitName | None = None) -> RulScores:
+    """Read a RUL model's scores, test where it has any known life, else validation; or ``only`` one of them.
 
     Raises:
         DataError: No window with known life, or arrays that do not belong together.
     """
-    for split in _splits(scores):
+    for split in [split for split in _splits(scores) if only in (None, split)]:
         part = _part(scores, split, ("end", "rul", "value", "low", "high"), name)
         known = np.isfinite(part["rul"]) & np.isfinite(part["value"])
         if known.any():

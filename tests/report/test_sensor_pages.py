@@ -75,9 +75,16 @@ class TestRemainingLife:
         page = told(sensors.rul_meta(), sensors.lives(12, failed=False))
         assert "typically off by" in page.split("Measured on")[0]
         assert "When to act" not in page
-        assert "No run here was followed to its failure" in page
+        assert "No test run was followed to its failure, so no test shows" in page
         assert "last window of each run" in page
         assert "NASA score" in page
+
+    def test_validation_shows_failures_where_the_test_has_none(self, sensors: Any) -> None:
+        ended = {key.replace("test/", "val/"): value for key, value in sensors.lives(6).items()}
+        page = told(sensors.rul_meta(), {**sensors.lives(12, failed=False), **ended})
+        assert "12 test runs" in page.split("When to act")[0]
+        assert "No test run was followed to its failure; these are validation. What the recipe's act_below" in page
+        assert "6 of 6" in page
 
     def test_predict_the_mean_stands_beside(self, sensors: Any) -> None:
         page = told(sensors.rul_meta(), sensors.lives())
