@@ -170,21 +170,23 @@ def _broken(one: Experiment, head: int, where: slice, kind: str, rng: np.random.
 def choose(recipe: SensorRecipe) -> None:
     """Print F1 on injected faults over windows and quantiles, at the share of abnormal rows that the protocol has."""
     files = injected()
-    for length in (15, 20, 30, 45):
-        for quantile, factor in ((0.5, 1.0), (0.75, 1.0), (0.9, 1.0), (0.99, 1.0), (0.99, 4 / 3)):
-            tried = _changed(recipe, length, quantile, factor)
-            found = [score([one for one, size in files if size == head], ours(tried), head=head) for head in (400, 250)]
-            f1 = [_f1(one["false"], one["missed"]) for one in found]
-            areas = [one["auroc"] for one in found]
-            print(
-                f"length {length} quantile {quantile} × {factor:.2f}: F1 day {f1[0]:.3f} heads {f1[1]:.3f} "
-                f"mean {np.mean(f1):.3f}; AUROC {areas[0]:.3f} {areas[1]:.3f}",
-                flush=True,
-            )
+    grid = [(30, 5, quantile) for quantile in (0.75, 0.9, 0.99)]
+    grid += [(length, 20, quantile) for length in (20, 30, 45) for quantile in (0.75, 0.9, 0.95, 0.99)]
+    for length, blocks, quantile in grid:
+        tried = _changed(recipe, length, blocks, quantile)
+        found = [score([one for one, size in files if size == head], ours(tried), head=head) for head in (400, 250)]
+        f1 = [_f1(one["false"], one["missed"]) for one in found]
+        areas = [one["auroc"] for one in found]
+        print(
+            f"length {length} blocks {blocks} quantile {quantile}: F1 day {f1[0]:.3f} heads {f1[1]:.3f} "
+            f"mean {np.mean(f1):.3f}; "
+            f"FAR {found[0]['false']:.2f} {found[1]['false']:.2f}; AUROC {areas[0]:.3f} {areas[1]:.3f}",
+            flush=True,
+        )
 
 
-def _changed(recipe: SensorRecipe, length: int, quantile: float, factor: float) -> SensorRecipe:
-    rule = recipe.policy.commissioning.model_copy(update={"quantile": quantile, "factor": factor})
+def _changed(recipe: SensorRecipe, length: int, blocks: int, quantile: float) -> SensorRecipe:
+    rule = recipe.policy.commissioning.model_copy(update={"quantile": quantile, "blocks": blocks})
     return recipe.model_copy(
         update={
             "window": recipe.window.model_copy(update={"length": length}),

@@ -44,7 +44,8 @@ class CommissioningRule(BaseModel):
         method: What the memory is: ``neighbours`` (examples) or ``components`` (principal components, T² and Q).
         quantile: Of the healthy windows' scores.
         factor: Room above it.
-        blocks: Stretches the run is cut into.
+        blocks: Stretches the run is cut into. Few long ones ask more of the run (each state must occur in several of
+            them) and give a higher threshold.
         min_windows: Fewer windows than this are no healthy run.
         clip: Standardised features count as at most this; one channel that explodes does not hide the others.
     """
@@ -53,8 +54,8 @@ class CommissioningRule(BaseModel):
 
     method: Literal["neighbours", "components"] = "neighbours"
     quantile: float = Field(default=0.99, gt=0, le=1)
-    factor: float = Field(default=4 / 3, gt=0)
-    blocks: int = Field(default=5, ge=2, le=100)
+    factor: float = Field(default=1.1, gt=0)
+    blocks: int = Field(default=20, ge=2, le=1000)
     min_windows: int = Field(default=30, ge=2)
     clip: float = Field(default=30.0, gt=1, le=50)
 

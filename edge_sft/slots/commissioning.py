@@ -24,6 +24,10 @@ Infer = Callable[[dict[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 # What is kept of a very long healthy run: more windows change neither a quantile nor a memory of some hundred rows.
 MOST_WINDOWS = 20_000
 _BATCH = 64
+# Where long stretches are so much less like each other than short ones, the run does not repeat itself: what it did
+# once is all that is known of that state.
+_LONG_BLOCKS = 5
+_UNLIKE = 1.5
 # A channel that was there in fewer windows than this is not watched: what it is like when healthy is not known.
 _WATCHED_SHARE = 0.5
 _NEVER = 1e9  # an unwatched channel's deviation: whatever it says counts as its mean
@@ -180,6 +184,7 @@ def commission(
         blank = {**local, "bank": np.zeros((rows, width), dtype=np.float32)}
         features = _ask(infer, kept, blank)["features"].astype(np.float64)
         scores = _cross_scores(infer, kept, features, local, rows, rule, windowing, source)
+        facts += _unlike(scores, infer, kept, features, local, rows, rule, windowing)
         local["bank"] = remember(features, rows, rule)
     threshold = rule.factor * float(np.quantile(scores, rule.quantile))
     if not np.isfinite(threshold) or threshold <= 0:
@@ -251,6 +256,31 @@ def _cross_scores(
         memory = {**local, "bank": remember(features[others], rows, rule)}
         scores.append(_ask(infer, healthy.take(block), memory)["score"])
     return np.concatenate(scores).astype(np.float64)
+
+
+def _unlike(
+    scores: NDArray[np.float64],
+    infer: Infer,
+    healthy: Healthy,
+    features: NDArray[np.float64],
+    local: dict[str, NDArray[np.float32]],
+    rows: int,
+    rule: CommissioningRule,
+    windowing: Windowing,
+) -> tuple[str, ...]:
+    """Say so when the run's fifths are unlike each other: it was too short to see everything twice."""
+    if rule.blocks <= _LONG_BLOCKS:
+        return ()
+    long = rule.model_copy(update={"blocks": _LONG_BLOCKS})
+    try:
+        apart = _cross_scores(infer, healthy, features, local, rows, long, windowing, "")
+    except DataError:
+        return ()
+    share = float(np.quantile(apart, rule.quantile)) / max(float(np.quantile(scores, rule.quantile)), 1e-9)
+    if share < _UNLIKE:
+        return ()
+    fact = f"the run does not repeat itself (its parts differ {share:.1f} times more than its moments)"
+    return (f"{fact}: a longer run, over all that the machine does, would be better",)
 
 
 def _ask(infer: Infer, healthy: Healthy, local: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:

@@ -15,12 +15,14 @@ _TINY = 1e-6
 class BankAnomaly(nn.Module):
     """k nearest neighbours with the memory as an input.
 
-    Forward: ``window``, ``valid`` [N,T,C], ``mean``, ``std`` [C], ``bank`` [2+M, D] with D = 3·C, all float32 →
+    Forward: ``window``, ``valid`` [N,T,C], ``mean``, ``std`` [C], ``bank`` [2+D+M, D] with D = 3·C, all float32 →
     ``score`` [N], ``contributions`` [N,C], ``features`` [N,D].
 
-    The bank's first row is the features' centre, its second what they are multiplied with, the others are examples
-    so treated (`edge_sft.slots.memory_bank` makes it). The score is the mean over the ``neighbours`` nearest
-    examples of the root mean squared difference over the features that are there; NaN where no channel is.
+    The bank's first row is the features' centre, its second what they are multiplied with, D rows follow that take
+    features apart which move together, the others are examples so treated (`edge_sft.slots.memories` makes it). The
+    score is the mean over the ``neighbours`` nearest examples of the root mean squared difference over the features
+    that are there; NaN where no channel is.
+
     Neighbours are found by matrix products and TopK; their differences are then taken exactly, because
     ``|a|² + |b|² − 2ab`` loses small distances in half precision.
 
@@ -49,8 +51,10 @@ class BankAnomaly(nn.Module):
         """Return score [N], contributions [N,C], features [N,D]."""
         features, seen = self.statistics(window, valid, mean, std)
         weight = torch.cat([seen] * STATISTICS, dim=1)
-        query = torch.clamp((features - bank[0:1]) * bank[1:2], -self.clip, self.clip)
-        examples = bank[2:]
+        size = STATISTICS * self.channels
+        standard = torch.clamp((features - bank[0:1]) * bank[1:2], -self.clip, self.clip)
+        query = torch.matmul(standard * weight, bank[2 : 2 + size])  # a missing channel counts as at its centre
+        examples = bank[2 + size :]
         nearest = self._nearest(query, weight, examples)
         found = examples.index_select(0, nearest.reshape(-1))
         apart = (query.unsqueeze(1) - found.reshape(-1, self.neighbours, query.shape[1])) * weight.unsqueeze(1)
