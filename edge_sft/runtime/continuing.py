@@ -53,6 +53,7 @@ class Continuity:
         self._path = folder / STATE
         self._log = RowLog(folder, ring_bytes=int(given.ring_mb * 2**20), tell=tell)
         self._warmed: tuple[Fleet, Position] | None = None
+        self._first: Position | None = None  # from here on there is a model
         self._waiting: _State | None = None
         self._saving = threading.Lock()
         self._repeats = {_mark(one) for one in self._log.newest(_REPEATS)} if redelivers else set()
@@ -106,7 +107,7 @@ class Continuity:
         """
         fleet, start = self._restored(windowing, rule.stale_s)
         if self.place is None:  # the first model ever: what came before it only fills its windows
-            self.place = self._log.end
+            self.place = self._first or self._log.end
             self._log.mark(self.place)
         counted = 0
         for one in self._log.read(start):
@@ -137,8 +138,11 @@ class Continuity:
             return self.new_fleet(windowing), None
 
     def warm(self, windowing: Windowing, current: Fleet | None) -> None:
-        """Fill windows of another kind from the raw ring while the old model serves."""
-        if current is None or current.windowing == windowing:
+        """Fill windows of another kind from the raw ring while the old model serves; before it is put on duty."""
+        if current is None:
+            self._first = self._first or self._log.end
+            return
+        if current.windowing == windowing:
             return
         fleet, until = self.new_fleet(windowing), self._log.end
         self._refill(fleet, None, until)

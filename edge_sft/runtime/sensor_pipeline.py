@@ -35,7 +35,7 @@ from edge_sft.runtime.sources.protocol import Source, SourceEnded, SourceStatus
 from edge_sft.runtime.swap import TELL, Loader, Swapper
 from edge_sft.runtime.threads import Threads
 from edge_sft.runtime.views import PipelineView, status_of
-from edge_sft.slots.window_predictor import Captured
+from edge_sft.slots.window_predictor import Captured, Commissioned
 
 ANNOUNCE = Callable[[str, str, Mapping[str, Any]], None]
 _TURN_S = 0.2
@@ -53,6 +53,7 @@ class WindowModel(Protocol):
 
     windowing: Windowing
     policy: AnyPolicy
+    commissioning: Commissioned | None
 
     def decide(self, windows: Sequence[Window], *, stream: str, captured: Sequence[Captured]) -> list[Prediction]:
         """Windows of any assets → one Prediction each."""
@@ -308,6 +309,9 @@ class SensorPipeline:
             return
         self._looked_s = now_s
         self._decide(self._fleet.tick(now_s), crew)
+        known = _model(crew).commissioning
+        for asset in () if known is None else known.refresh():
+            self._tell("commissioned", f"{asset}: its commissioning was read anew")
         self._say(self._fleet, crew, now_s)
         if now_s - self._saved_at_s >= self._save_every_s:
             self._save(self._fleet, crew)

@@ -95,7 +95,14 @@ class SlotLoader:
         from edge_sft.slots.window_predictor import WindowPredictor
 
         assets = self.section.assets or AssetsSection()
-        return WindowPredictor.open(slot, threads=threads, deadline_ms=self.section.deadline_ms, batch=assets.batch)
+        predictor = WindowPredictor.open(
+            slot, threads=threads, deadline_ms=self.section.deadline_ms, batch=assets.batch
+        )
+        if predictor.task.kind == "anomaly":
+            from edge_sft.slots.commissioning_file import CommissioningStore
+
+            predictor.commissioning = CommissioningStore(self.root, self.section.name, predictor.model.digest)
+        return predictor
 
     def _check_room(self, proof: Any, current: Crew | None) -> None:
         """Old and new are in memory together for a moment: refuse what the machine cannot hold."""

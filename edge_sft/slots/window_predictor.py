@@ -62,6 +62,10 @@ class Commissioned(Protocol):
         """Return what is known of a machine; None = not commissioned. The same object for machines that share it."""
         ...
 
+    def refresh(self) -> tuple[str, ...]:
+        """Look for machines that were commissioned anew; returns their names. Cheap."""
+        ...
+
 
 class WindowPredictor:
     """A loaded sensor model that decides; use as a context manager, one thread at a time.
@@ -74,6 +78,7 @@ class WindowPredictor:
         memory_mb: Growth of resident memory by loading, MiB.
         deadline_ms: After this age of a window's last row there is no decision any more; None = no deadline.
         batch: Most windows that one run of the graph takes.
+        commissioning: What is local to the machines; None where the task wants nothing.
     """
 
     def __init__(
@@ -101,7 +106,7 @@ class WindowPredictor:
         self.deadline_ms = deadline_ms
         self.batch = batch
         self._engine = engine
-        self._commissioning = commissioning
+        self.commissioning = commissioning
         self._locals = tuple(spec for spec in manifest.task.inputs if spec.name not in ("window", "valid"))
         self._rules: dict[float, AnyPolicy] = {}
         self._versions: dict[int, str] = {}
@@ -186,15 +191,15 @@ class WindowPredictor:
 
     def _groups(self, windows: Sequence[Window]) -> dict[int, list[int]]:
         """Return indices of windows by the identity of what is local to their machine."""
-        if not self._locals or self._commissioning is None:
+        if not self._locals or self.commissioning is None:
             return {0: list(range(len(windows)))} if windows else {}
         groups: dict[int, list[int]] = {}
         for index, window in enumerate(windows):
-            groups.setdefault(id(self._commissioning.of(window.asset)), []).append(index)
+            groups.setdefault(id(self.commissioning.of(window.asset)), []).append(index)
         return groups
 
     def _local_of(self, _group: int, windows: Sequence[Window]) -> Local | None:
-        return None if self._commissioning is None else self._commissioning.of(windows[0].asset)
+        return None if self.commissioning is None else self.commissioning.of(windows[0].asset)
 
     def _decide_batch(
         self, windows: Sequence[Window], local: Local | None
