@@ -75,6 +75,8 @@ class Windowing(BaseModel):
         names = [channel.name for channel in self.channels]
         if len(set(names)) != len(names):
             raise ValueError("channel names must be distinct")
+        if self.gap_s is not None and self.order is None and self.gap_s < self.period_s:
+            raise ValueError("gap_s must not be below period_s: every row would begin a new run")
         if self.order is not None and self.order.speed_channel not in names:
             raise ValueError(f"order.speed_channel {self.order.speed_channel!r} is not among the channels")
         return self

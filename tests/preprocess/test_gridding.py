@@ -129,6 +129,11 @@ def test_a_gap_begins_a_new_run() -> None:
     assert kinds(gridder) == ["gap"]
 
 
+def test_a_gap_below_the_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="every row would begin a new run"):
+        windowing(gap_s=0.5)
+
+
 def test_a_silence_of_ten_years_costs_no_memory_and_not_the_age() -> None:
     gridder = Gridder(windowing(age=True, period_s=0.001))
     later = 10 * 365 * 86400.0
