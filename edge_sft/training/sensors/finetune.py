@@ -79,9 +79,9 @@ def from_base(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) 
     kept = files.read_sensor_scores(directory)
     replay = {name: kept[name] for name in ("replay/features", "replay/life")}
     adapted = adapt(module, table, replay, recipe, progress)
-    tuned = copy.deepcopy(module)
-    tuned.members = adapted.members
-    _widen(tuned, adapted.held, rul_of(recipe).quantiles)
+    result = copy.deepcopy(module)
+    result.members = adapted.members
+    _widen(result, adapted.held, rul_of(recipe).quantiles)
     facts = {
         "kept_base": adapted.share == 0,
         "base": meta.weights_sha256,
@@ -89,7 +89,7 @@ def from_base(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) 
         "held_out_errors": adapted.errors,
         "why": adapted.why,
     }
-    return assemble(recipe, dataset, tuned.eval(), replay, held=adapted.held, facts=facts)
+    return assemble(recipe, dataset, result.eval(), replay, held=adapted.held, facts=facts)
 
 
 def adapt(
@@ -113,8 +113,8 @@ def adapt(
         why = f"{count} labelled machines: too few to tell whether fine-tuning helps, the base is kept"
         return Adapted(base.members, 0.0, held, errors, why)
     left_out = folds(table.group, recipe.train.folds, 1, recipe.train.seed)
-    tuned = _tuned(base, table, replay, left_out, recipe, progress)
-    said = {share: _said(base, tuned, share, table, left_out) for share in _SHARES}
+    nets = tuned(base, table, replay, left_out, recipe, progress)
+    said = {share: _said(base, nets, share, table, left_out) for share in _SHARES}
     errors |= {f"{share:g}": _error(value, truth, table.group) for share, value in said.items()}
     best = min(_SHARES, key=lambda share: errors[f"{share:g}"])
     gain = _by_group((before - truth) ** 2 - (said[best] - truth) ** 2, table.group)
@@ -122,12 +122,12 @@ def adapt(
     if float(gain.mean()) <= doubt:
         why = f"on machines held out, fine-tuning does not beat the base by more than chance ({count} machines)"
         return Adapted(base.members, 0.0, held, errors, why)
-    final = _tuned(base, table, replay, [np.array([], dtype=np.int64)], recipe, progress)
+    final = tuned(base, table, replay, [np.array([], dtype=np.int64)], recipe, progress)
     why = f"on machines held out, the error falls from {errors['0']:.3g} to {errors[f'{best:g}']:.3g}"
     return Adapted(_between(base.members, final, best), best, Held(said[best], truth, table.group), errors, why)
 
 
-def _tuned(
+def tuned(
     base: Regressor,
     table: Table,
     replay: dict[str, NDArray[Any]],
@@ -135,7 +135,7 @@ def _tuned(
     recipe: SensorRecipe,
     progress: Progress,
 ) -> Members:
-    """Return the base's nets fine-tuned once for each fold, fold by fold."""
+    """Return the base's nets fine-tuned once for each fold of groups to leave out, fold by fold; nothing is judged."""
     one = base.members
     nets = len(one.nets)
     members = Members(len(one.mean), one.width, nets * len(left_out))

@@ -26,7 +26,8 @@ from edge_sft.sensor_recipe import RulTask, SensorRecipe
 from edge_sft.task import window_regression
 from edge_sft.training.sensors import conformal
 from edge_sft.training.sensors.features import Table, fit_front, missing, table_of
-from edge_sft.training.sensors.members import Material, Schedule, each, standardise, train as train_members
+from edge_sft.training.sensors.members import Material, Schedule, each, standardise
+from edge_sft.training.sensors.members import train as train_members
 from edge_sft.training.sensors.trained import Trained
 
 AUTO_STEPS = 2000
@@ -62,7 +63,7 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     task = rul_of(recipe)
     runs = lived(dataset.split("train"))
     windowing = recipe.windowing()
-    front = fit_front(recipe, runs, tuple(text.format(length=windowing.length) for text in STATISTICS))
+    front = fit_front(recipe, runs, statistics(windowing.length))
     table = known(table_of(front, windowing, runs))
     check_groups(dataset, table)
     left_out = folds(table.group, recipe.train.folds, recipe.train.members, recipe.train.seed)
@@ -85,6 +86,11 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     interval.offsets.copy_(torch.from_numpy(found))
     module = Regressor(front, members, interval, task.cap).eval()
     return assemble(recipe, dataset, module, replay_of(table, recipe.train.seed), held=held, facts={"kept_base": False})
+
+
+def statistics(length: int) -> tuple[str, ...]:
+    """Return the statistics of a window of this length."""
+    return tuple(text.format(length=length) for text in STATISTICS)
 
 
 def rul_of(recipe: SensorRecipe) -> RulTask:
