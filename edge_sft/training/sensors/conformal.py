@@ -44,7 +44,7 @@ def offsets(
         found[:, place] = _quantiles(residual[chosen], (near * weight)[chosen], wanted)
     # an interval holds its estimate
     found = np.where(np.array(levels)[:, None] < 0.5, np.minimum(found, 0), np.maximum(found, 0))
-    return found * widening(found, value, truth, group, levels, cap, least=0.5)
+    return found * widening(found, value, truth, group, levels, cap, least=0.8)
 
 
 def widening(

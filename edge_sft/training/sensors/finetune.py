@@ -107,7 +107,7 @@ def adapt(
     truth = np.minimum(table.life, base.cap)
     before = each(base.members, table.features).mean(axis=0).clip(0, 1) * base.cap
     count = len(np.unique(table.group))
-    held = Held(before, truth, table.group)
+    held = Held(before, truth, table.group, table.life)
     errors = {"0": _error(before, truth, table.group)}
     if count < _LEAST:
         why = f"{count} labelled machines: too few to tell whether fine-tuning helps, the base is kept"
@@ -124,7 +124,9 @@ def adapt(
         return Adapted(base.members, 0.0, held, errors, why)
     final = tuned(base, table, replay, [np.array([], dtype=np.int64)], recipe, progress)
     why = f"on machines held out, the error falls from {errors['0']:.3g} to {errors[f'{best:g}']:.3g}"
-    return Adapted(_between(base.members, final, best), best, Held(said[best], truth, table.group), errors, why)
+    return Adapted(
+        _between(base.members, final, best), best, Held(said[best], truth, table.group, table.life), errors, why
+    )
 
 
 def tuned(
@@ -193,8 +195,9 @@ def _widen(module: Regressor, held: Held, levels: tuple[float, ...]) -> None:
     """Widen the base's interval where the new machines show that it covers too little."""
     if len(np.unique(held.group)) < _WIDEN:
         return
+    near = held.near(module.cap)
     found = module.interval.offsets.double().numpy()
-    factor = conformal.widening(found, held.value, held.truth, held.group, levels, module.cap)
+    factor = conformal.widening(found, near.value, near.truth, near.group, levels, module.cap)
     module.interval.offsets.mul_(factor)
 
 
