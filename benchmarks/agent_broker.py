@@ -13,8 +13,8 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def mosquitto(folder: Path) -> Iterator[int]:
-    """Run it on a free port and yield that."""
+def mosquitto(folder: Path, extra: str = "") -> Iterator[int]:
+    """Run it on a free port and yield that; ``extra`` are lines of its configuration."""
     path = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
     if not Path(path).exists():
         sys.exit("Mosquitto is not installed: apt install mosquitto")
@@ -22,7 +22,9 @@ def mosquitto(folder: Path) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     config = folder / "mosquitto.conf"
-    config.write_text(f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n")
+    config.write_text(
+        f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n{extra}"
+    )
     process = subprocess.Popen([path, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(500):
