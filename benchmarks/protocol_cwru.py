@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_sft.data.dataset import SplitName
-from edge_sft.data.sensors.dataset import Run, SensorDataset
+from edge_sft.data.sensors.dataset import Run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "cwru"
 FILE = "cwru_12k_loads0-3_DE_faults.npz"
@@ -50,13 +49,3 @@ def recordings(root: Path = SHARED) -> tuple[Run, ...]:
 
 def size_of(run: Run) -> int:
     return int(run.group.rpartition("_")[2])
-
-
-def dataset(runs: tuple[Run, ...], out: tuple[int, ...], test: int | None = None) -> SensorDataset:
-    """Leave the sizes ``out`` out of training; ``test`` is the test split."""
-    placed = []
-    for run in runs:
-        split: SplitName = "test" if size_of(run) == test else "train"
-        if split == "test" or size_of(run) not in out:
-            placed.append(Run(**{**vars(run), "split": split}))
-    return SensorDataset(SHARED, ("acceleration", "speed"), LABELS, tuple(placed))
