@@ -23,7 +23,8 @@ def read_npz(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
     import zlib
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here: NumPy leaves a damaged file open
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: np.asarray(file[key]) for key in file.files}
     except (ValueError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         return f"is no readable NPZ ({error})"

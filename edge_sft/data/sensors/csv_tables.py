@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -21,6 +22,7 @@ from edge_sft.data.sensors.tables import NOTHING, Column, Table, Wanted, number,
 
 _LOOK = 60  # lines looked at to find separator and header
 _CHUNK = 50_000  # rows turned into numbers at once: memory stays near that of the numbers
+_SAMPLE = 1 << 16  # bytes that tell the encoding
 _SEPARATORS = (";", "\t", "|", ",")  # comma last: it may be a decimal sign
 
 
@@ -93,17 +95,17 @@ def _open(path: Path) -> TextIO:
     with path.open("rb") as packed:
         gzipped = packed.read(2) == b"\x1f\x8b"
     stream: Any = gzip.GzipFile(path) if gzipped else path.open("rb")
-    start = stream.read(1 << 16)
+    start = stream.read(_SAMPLE)
     stream.seek(0)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
     else:
         encoding = "utf-8-sig"
         try:
-            start[: max(1, len(start) - 4)].decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            if error.end < len(start) - 8:
-                encoding = "cp1252"  # what loggers on Windows write: ° and µ
+            # a sample may end within a character
+            codecs.getincrementaldecoder("utf-8-sig")().decode(start, final=len(start) < _SAMPLE)
+        except UnicodeDecodeError:
+            encoding = "cp1252"  # what loggers on Windows write: ° and µ
     return io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="")
 
 

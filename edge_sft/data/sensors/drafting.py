@@ -15,6 +15,7 @@ from edge_sft.data.sensors.columns import canonical
 from edge_sft.data.sensors.labelling import HEALTHY, UNHEALTHY
 from edge_sft.data.sensors.listing import list_files
 from edge_sft.data.sensors.recognise import Sighted, sight, with_unit
+from edge_sft.data.sensors.tables import kind_of
 from edge_sft.data.sensors.wording import count
 from edge_sft.data.words import means_good
 from edge_sft.errors import DataError
@@ -254,8 +255,7 @@ def _groups(seen: Sighted, values: dict[str, Any], remarks: dict[str, list[str]]
 def _block(seen: Sighted) -> str:
     """Cut a single recording into about twenty blocks of a round length."""
     path = seen.listing.files[0][1]
-    rows = max(1, sum(1 for _ in path.open("rb")) if kind_is_text(path) else 1000)
-    target = rows * seen.step / 20
+    target = _rows(path) * seen.step / 20
     if seen.time is None or not seen.time.dated:
         return f"time:{max(1, round(target))}"
     for letter, length, counts in _BLOCKS:
@@ -265,11 +265,12 @@ def _block(seen: Sighted) -> str:
     return "time:30s"
 
 
-def kind_is_text(path: Path) -> bool:
-    """Tell whether lines of a file are rows."""
-    from edge_sft.data.sensors.tables import kind_of
-
-    return kind_of(path) in {".csv", ".tsv", ".txt", ".dat"} and path.suffix.lower() != ".gz"
+def _rows(path: Path) -> int:
+    """Count a CSV file's lines; of other files a guess will do."""
+    if kind_of(path) not in {".csv", ".tsv", ".txt", ".dat"} or path.suffix.lower() == ".gz":
+        return 1000
+    with path.open("rb") as file:
+        return max(1, sum(1 for _ in file))
 
 
 def _write(values: Mapping[str, Any], remarks: Mapping[str, list[str]]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_sft.data.sensors.events import Event
 from edge_sft.data.sensors.tables import Column
+from edge_sft.data.sensors.wording import names
 from edge_sft.data.words import means_good
 from edge_sft.errors import DataError, UserError
 from edge_sft.sensor_recipe import FaultTask, RulTask, SensorRecipe
@@ -101,7 +102,10 @@ def with_labels(record: Record, recipe: SensorRecipe) -> Record:
 
 def _indices(record: Record, recipe: SensorRecipe) -> NDArray[np.int64]:
     assert record.told is not None
-    places = {name: _index(name, record.id, recipe) for name in dict.fromkeys(record.told.tolist())}
+    told = list(dict.fromkeys(record.told.tolist()))
+    if isinstance(recipe.task, FaultTask):
+        _refuse_unknown([name for name in told if name.strip() and name not in recipe.task.labels], record, recipe.task)
+    places = {name: _index(name, record.id, recipe) for name in told}
     return np.array([places[name] for name in record.told.tolist()], dtype=np.int64)
 
 
@@ -109,11 +113,7 @@ def _index(name: str, record: str, recipe: SensorRecipe) -> int:
     if not name.strip():
         return -1
     if isinstance(recipe.task, FaultTask):
-        if name in recipe.task.labels:
-            return recipe.task.labels.index(name)
-        known = ", ".join(f"'{label}'" for label in recipe.task.labels)
-        fact = f"has the label '{name[:60]}', which the recipe does not know ({known})"
-        raise DataError(record, fact, "Add it to task.labels, or mend the data.")
+        return recipe.task.labels.index(name)
     plain = name.strip().casefold()
     if plain in HEALTHY or means_good(plain):
         return 0
@@ -121,6 +121,12 @@ def _index(name: str, record: str, recipe: SensorRecipe) -> int:
         return 1
     fact = f"has the label '{name[:60]}', which is neither a healthy nor an unhealthy word"
     raise DataError(record, fact, "For anomalies write 0 and 1, or normal and anomaly.")
+
+
+def _refuse_unknown(unknown: Sequence[str], record: Record, task: FaultTask) -> None:
+    if unknown:
+        fact = f"has labels that the recipe does not know: {names(unknown)}; it knows {names(task.labels, 20)}"
+        raise DataError(record.id, fact, "Add them to task.labels, or mend the data.")
 
 
 def _pre_failure(record: Record, recipe: SensorRecipe, horizon: float) -> NDArray[np.int64]:

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_sft.data.sensors.dataset import SensorDataset
+from edge_sft.errors import DataError, UserError
+
+Opened = Callable[..., SensorDataset]
+
+
+def test_a_file_a_machine(plant: Any, opened: Opened) -> None:
+    dataset = opened(plant.fleet(10))
+    assert [run.id for run in dataset.runs] == [f"m{i}.csv" for i in range(10)]
+    assert [len(dataset.split(side)) for side in ("train", "val", "test")] == [6, 2, 2]
+    run = dataset.runs[0]
+    assert run.values.shape == (300, 3)
+    assert run.group == run.asset == "m0.csv"
+    assert run.labels is None
+    assert dataset.labels == ()
+
+
+def test_nothing_depends_on_where_files_lie_or_on_their_order(plant: Any, opened: Opened, tmp_path: Any) -> None:
+    first = opened(plant.fleet(8))
+    elsewhere = tmp_path / "elsewhere"
+    plant.root.rename(elsewhere)
+    assert opened(elsewhere).fingerprint == first.fingerprint
+
+
+def test_a_changed_value_is_another_data_set(plant: Any, opened: Opened) -> None:
+    before = opened(plant.fleet(6)).fingerprint
+    rows = plant.rows(0)
+    rows[7][1] = "61.000"
+    plant.write("m0.csv", rows)
+    assert opened(plant.root).fingerprint != before
+
+
+def test_machines_mixed_in_one_file_come_apart_in_order(plant: Any, opened: Opened) -> None:
+    rows = [[*row, f"{i}.0"] for i in range(5) for row in plant.rows(i)]
+    mixed = [rows[300 * m + k] for k in range(300) for m in range(5)]
+    plant.write("all.csv", mixed, columns=[*plant.columns, "machine"])
+    dataset = opened(plant.root, data='time = "time"\ngroup = "machine"')
+    assert [run.id for run in dataset.runs] == [f"all.csv/{i}" for i in range(5)]
+    assert {run.group for run in dataset.runs} == {"0", "1", "2", "3", "4"}
+    assert all((np.diff(run.time) == 1).all() for run in dataset.runs)
+
+
+def test_scale_and_offset_bring_another_unit(plant: Any, opened: Opened) -> None:
+    plain = opened(plant.fleet(4)).runs[0].values[:, 0]
+    scaled = opened(plant.root, channels=["name = 'temp'\nscale = 1.8\noffset = 32.0", "pressure"]).runs[0].values[:, 0]
+    assert np.allclose(scaled, plain * 1.8 + 32)
+
+
+@pytest.mark.parametrize("order", ["time", "channel"])
+def test_long_rows_become_wide(plant: Any, opened: Opened, order: str) -> None:
+    for machine in range(4):
+        wide = plant.rows(machine, 50)
+        long = [[row[0], name, row[1 + i]] for row in wide for i, name in enumerate(("temp", "pressure"))]
+        if order == "channel":
+            long.sort(key=lambda row: row[1])
+        plant.write(f"m{machine}.csv", long, columns=["time", "tag", "val"])
+    data = 'time = "time"\nlayout = "long"\nchannel_column = "tag"\nvalue_column = "val"'
+    run = opened(plant.root, data=data, channels=["temp", "pressure"]).runs[0]
+    assert run.values.shape == (50, 2)
+    assert np.isfinite(run.values).all()
+    assert run.values[3].tolist() == [float(cell) for cell in plant.rows(0, 50)[3][1:3]]
+
+
+def test_long_rows_keep_a_clock_that_jumps(plant: Any, opened: Opened) -> None:
+    for machine in range(4):
+        wide = plant.rows(machine, 60)
+        wide = [*wide[:30], *plant.rows(machine, 30, start=np.datetime64("2024-02-29T06:00:00"))]
+        long = [[row[0], name, row[1 + i]] for row in wide for i, name in enumerate(("temp", "pressure"))]
+        plant.write(f"m{machine}.csv", long, columns=["time", "channel", "value"])
+    run = opened(plant.root, data='time = "time"\nlayout = "long"', channels=["temp", "pressure"]).runs[0]
+    assert (np.diff(run.time) < 0).sum() == 1
+    assert len(run.time) == 60
+
+
+def test_a_file_a_day_makes_one_run(plant: Any, opened: Opened) -> None:
+    for machine in range(4):
+        for day in (1, 2, 3):
+            start = np.datetime64(f"2024-03-0{day}T00:00:00")
+            plant.write(f"p{machine}/day{day}.csv", plant.rows(10 * machine + day, 40, start=start))
+    dataset = opened(plant.root, data='time = "time"\nrun = "file:^(p[0-9]+)/"')
+    assert [run.id for run in dataset.runs] == ["p0", "p1", "p2", "p3"]
+    assert all(len(run.time) == 120 and (np.diff(run.time) > 0).all() for run in dataset.runs)
+
+
+def test_a_file_a_sensor_is_put_side_by_side(plant: Any, opened: Opened) -> None:
+    for machine in range(4):
+        rows = plant.rows(machine, 50)
+        plant.write(f"p{machine}/a.csv", [[r[0], r[1]] for r in rows], columns=["Timestamp", "temp"])
+        plant.write(f"p{machine}/b.csv", [[r[0], r[2]] for r in rows[::5]], columns=["Timestamp", "pressure"])
+    data = 'time = "Timestamp"\nrun = "file:^(.+)/"'
+    dataset = opened(plant.root, data=data, channels=["temp", "pressure"])
+    run = dataset.runs[0]
+    assert run.id == "p0"
+    assert np.isfinite(run.values).sum(axis=0).tolist() == [50, 10]
+    assert not [f for f in dataset.findings if f.kind == "missing-channel"]
+
+
+def test_a_channel_that_no_file_has_is_refused_with_what_it_may_mean(plant: Any, opened: Opened) -> None:
+    with pytest.raises(DataError, match=r"no column 'Temp_C' \(did you mean 'temp'\?\)"):
+        opened(plant.fleet(4), channels=["Temp_C", "pressure"])
+
+
+def test_a_missing_and_a_renamed_channel_go_on_without(plant: Any, opened: Opened) -> None:
+    plant.fleet(6)
+    plant.write("m1.csv", plant.rows(1), columns=["time", "Temperature", "pressure", "rpm"])
+    plant.write("m2.csv", [[r[0], r[1], r[2]] for r in plant.rows(2)], columns=["time", "temp", "pressure"])
+    dataset = opened(plant.root)
+    said = {finding.kind: finding for finding in dataset.findings}
+    assert "no column 'temp' but 'Temperature'; was it renamed?" in said["renamed-channel"].text
+    assert said["renamed-channel"].ids == ("m1.csv",)
+    assert said["missing-channel"].ids == ("m2.csv",)
+    assert np.isnan(dataset.runs[1].values[:, 0]).all()
+    assert np.isfinite(dataset.runs[1].values[:, 1]).all()
+
+
+def test_broken_files_are_set_aside_by_name(plant: Any, opened: Opened) -> None:
+    plant.fleet(5)
+    (plant.root / "empty.csv").write_bytes(b"")
+    (plant.root / "other.csv").write_text("name,phone\nAnn,12\nBob,13\n")
+    plant.write("notime.csv", [["soon", "1", "2", "3"]] * 3)
+    dataset = opened(plant.root)
+    assert len(dataset.runs) == 5
+    reasons = {left.id: left.reason for left in dataset.quarantined}
+    assert reasons["empty.csv"] == "is an empty file"
+    assert "no column 'time'" in reasons["other.csv"]
+    assert "no readable time" in reasons["notime.csv"]
+
+
+def test_nothing_usable_is_one_clear_error(plant: Any, opened: Opened) -> None:
+    with pytest.raises(DataError, match="has no file of rows"):
+        opened(plant.root)
+    with pytest.raises(DataError, match="does not exist"):
+        opened(plant.root / "nowhere")
+    (plant.root / "x.csv").write_text("")
+    with pytest.raises(DataError, match=r"no usable rows: x.csv is an empty file"):
+        opened(plant.root)
+    plant.write("m.csv", plant.rows(0))
+    with pytest.raises(UserError, match="no regular expression"):
+        opened(plant.root, data='time = "time"\ngroup = "file:("')
+
+
+def test_labels_of_rows_and_of_files(plant: Any, opened: Opened) -> None:
+    for i in range(6):
+        rows = [[*row, "1" if 100 <= k < 150 else "0.0" if k else ""] for k, row in enumerate(plant.rows(i))]
+        plant.write(f"m{i}.csv", rows, columns=[*plant.columns, "anomaly"])
+    dataset = opened(plant.root, data='time = "time"\nlabel = "anomaly"')
+    assert dataset.labels == ("normal", "anomaly")
+    labels = dataset.runs[0].labels
+    assert labels is not None
+    assert labels[:2].tolist() == [-1, 0]
+    assert labels[100:150].tolist() == [1] * 50
+    with pytest.raises(DataError, match="labels that the recipe does not know: '0', '1'; it knows 'a', 'b'"):
+        opened(plant.root, data='time = "time"\nlabel = "anomaly"', task='kind = "classification"\nlabels = ["a", "b"]')
+
+
+def test_runs_count_down_to_their_end(plant: Any, opened: Opened) -> None:
+    run = opened(plant.fleet(5), task='kind = "regression"').runs[0]
+    assert run.rul is not None
+    assert run.rul[[0, -1]].tolist() == [299.0, 0.0]
+    assert run.failed
+
+
+def test_a_fingerprint_follows_labels(plant: Any, opened: Opened) -> None:
+    dataset = opened(plant.fleet(5), task='kind = "regression"')
+    other = replace(dataset, runs=tuple(replace(run, split="train") for run in dataset.runs))
+    assert other.fingerprint != dataset.fingerprint
