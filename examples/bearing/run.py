@@ -32,7 +32,8 @@ def main() -> None:
     asked = given.parse_args()
     prepare(asked.data, asked.work / "recordings")
     recipe = (HERE / "recipe.toml").read_text(encoding="utf-8")
-    recipe += "\n[train]\nsteps = 60\nfolds = 2\n" if asked.quick else ""
+    if asked.quick:
+        recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
     if not any((asked.work / "keys").glob("*")):
         edge_sft(asked.work, "keys", "init")
@@ -56,7 +57,8 @@ def prepare(data: Path, out: Path) -> None:
                 if found:
                     rpm, fault, place, size = found.groups()
                     name = f"{FAULTS[fault]}-{int(size):02d}_{rpm}rpm{(place or '').replace('@', '_at')}"
-                    np.savez(out / f"{name}.npz", acceleration=file[key].astype(np.float32).ravel())
+                    signal = file[key].astype(np.float32).ravel()
+                    np.savez(out / f"{name}.npz", acceleration=signal, speed=np.full(len(signal), float(rpm)))
     if not any(out.iterdir()):
         sys.exit(f"{data} holds no .npz with arrays like 1797_IR_7_DE12. Give the folder of the recordings: --data DIR")
 

@@ -33,7 +33,8 @@ def main() -> None:
     asked = given.parse_args()
     prepare(asked.data, asked.work / "runs-of-the-plant")
     recipe = (HERE / "recipe.toml").read_text(encoding="utf-8")
-    recipe += "\n[train]\nsteps = 60\nfolds = 2\n" if asked.quick else ""
+    if asked.quick:
+        recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
     if not any((asked.work / "keys").glob("*")):
         edge_sft(asked.work, "keys", "init")

@@ -31,7 +31,8 @@ def main() -> None:
     asked = given.parse_args()
     prepare(asked.data, asked.set, asked.work / "engines")
     recipe = (HERE / "recipe.toml").read_text(encoding="utf-8")
-    recipe += "\n[train]\nsteps = 60\nfolds = 2\n" if asked.quick else ""
+    if asked.quick:
+        recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
     engine = max((asked.work / "engines").glob("test-*.csv"), key=lambda file: file.stat().st_size)
     if not any((asked.work / "keys").glob("*")):

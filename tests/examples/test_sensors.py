@@ -23,7 +23,7 @@ ROWS = {TURBOFAN: "engines", PROCESS: "runs-of-the-plant", BEARING: "recordings"
 PLANTS = {
     TURBOFAN: lambda folder: plants.turbofan(folder, engines=10),
     PROCESS: plants.process,
-    BEARING: lambda folder: plants.bearing(folder, seconds=1.2),
+    BEARING: lambda folder: plants.bearing(folder, seconds=2.5),
 }
 
 
