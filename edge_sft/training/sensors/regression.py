@@ -183,9 +183,10 @@ def assemble(
 ) -> Trained:
     """Score every split and put the finished model together."""
     task, windowing = rul_of(recipe), recipe.windowing()
-    scores: dict[str, NDArray[Any]] = dict(replay)
+    scores: dict[str, Any] = dict(replay)
     metrics: dict[str, dict[str, float]] = {}
     middle = float(held.truth.mean()) if held is not None else task.cap / 2
+    scores |= {"cap": np.float64(task.cap), "train/mean_rul": np.float64(middle)}
     for split in _JUDGED:
         runs = dataset.split(split)
         said = scored(module, table_of(module.front, windowing, runs), runs)
