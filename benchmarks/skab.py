@@ -170,8 +170,7 @@ def _broken(one: Experiment, head: int, where: slice, kind: str, rng: np.random.
 def choose(recipe: SensorRecipe) -> None:
     """Print F1 on injected faults over windows and quantiles, at the share of abnormal rows that the protocol has."""
     files = injected()
-    grid = [(30, 5, quantile) for quantile in (0.75, 0.9, 0.99)]
-    grid += [(length, 20, quantile) for length in (20, 30, 45) for quantile in (0.75, 0.9, 0.95, 0.99)]
+    grid = [(30, 5, 0.75), *((30, 20, quantile) for quantile in (0.75, 0.9, 0.95, 0.99)), (20, 20, 0.9), (45, 20, 0.9)]
     for length, blocks, quantile in grid:
         tried = _changed(recipe, length, blocks, quantile)
         found = [score([one for one, size in files if size == head], ours(tried), head=head) for head in (400, 250)]

@@ -30,6 +30,7 @@ _LONG_BLOCKS = 5
 _UNLIKE = 1.5
 # A channel that was there in fewer windows than this is not watched: what it is like when healthy is not known.
 _WATCHED_SHARE = 0.5
+_RESOLUTION = 1e-6  # of float32: what moves less, relative to its value, does not move
 _NEVER = 1e9  # an unwatched channel's deviation: whatever it says counts as its mean
 
 
@@ -206,8 +207,8 @@ def commission(
 def statistics(healthy: Healthy, watched: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return each channel's mean and standard deviation over its valid cells, float32 [C].
 
-    A channel that does not move gets a thousandth of its value as deviation; one that is not watched gets one
-    beside which whatever it says is nothing.
+    A channel that does not move gets a thousandth of its value as deviation; one that is not watched gets one beside
+    which whatever it says is nothing.
     """
     total = np.zeros(len(watched))
     squares = np.zeros(len(watched))
@@ -222,7 +223,8 @@ def statistics(healthy: Healthy, watched: NDArray[np.bool_]) -> tuple[NDArray[np
     count = np.maximum(count, 1.0)
     mean = shift + total / count
     std = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0.0))
-    std = np.maximum(std, np.maximum(1e-3 * np.abs(mean), 1e-6))
+    still = std <= _RESOLUTION * np.abs(mean)
+    std = np.where(still, np.maximum(1e-3 * np.abs(mean), 1e-6), std)
     return np.where(watched, mean, 0.0).astype(np.float32), np.where(watched, std, _NEVER).astype(np.float32)
 
 

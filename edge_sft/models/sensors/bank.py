@@ -58,18 +58,13 @@ class BankAnomaly(nn.Module):
         nearest = self._nearest(query, weight, examples)
         found = examples.index_select(0, nearest.reshape(-1))
         apart = (query.unsqueeze(1) - found.reshape(-1, self.neighbours, query.shape[1])) * weight.unsqueeze(1)
-        squares = apart * apart / watched(seen).unsqueeze(1)
+        squares = apart * apart
         by_channel = squares.mean(dim=1).reshape(-1, STATISTICS, self.channels).sum(dim=1)
-        score = self._sharp(by_channel, seen) if self.sharp else torch.sqrt(squares.sum(dim=2)).mean(dim=1)
+        if self.sharp:
+            score = _sharp(torch.sqrt(by_channel / STATISTICS), seen)
+        else:
+            score = torch.sqrt(squares.sum(dim=2) / watched(seen)).mean(dim=1)
         return score, shares(by_channel), features
-
-    def _sharp(self, by_channel: Tensor, seen: Tensor) -> Tensor:
-        """Fourth-power mean, taken against the largest so that no power leaves half precision."""
-        there = seen.sum(dim=1)
-        root = torch.sqrt(by_channel * there.unsqueeze(1))
-        largest = root.amax(dim=1, keepdim=True) + _TINY
-        fourth = torch.pow(root / largest, 4).sum(dim=1) / there
-        return largest.squeeze(1) * torch.sqrt(torch.sqrt(fourth))
 
     def _nearest(self, query: Tensor, weight: Tensor, examples: Tensor) -> Tensor:
         scale = 1.0 / query.shape[1]
@@ -77,6 +72,15 @@ class BankAnomaly(nn.Module):
         length = torch.matmul(weight * scale, (examples * examples).transpose(0, 1))
         nearness = 2.0 * cross - length  # the query's own length is the same for every example
         return torch.topk(nearness, self.neighbours, dim=1).indices
+
+
+def _sharp(by_channel: Tensor, seen: Tensor) -> Tensor:
+    """Fourth-power mean over the channels that are there [N], against the largest so that no power overflows."""
+    largest = by_channel.amax(dim=1, keepdim=True) + _TINY
+    ratio = by_channel / largest
+    square = ratio * ratio
+    fourth = (square * square).sum(dim=1) / seen.sum(dim=1)
+    return largest.squeeze(1) * torch.sqrt(torch.sqrt(fourth))
 
 
 def build(config: dict[str, Any]) -> BankAnomaly:
