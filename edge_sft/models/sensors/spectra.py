@@ -137,36 +137,40 @@ def whitened(spectrum: Complex, blocks: int = 64) -> Complex:
 
 
 class EnvelopeSpectrum(nn.Module):
-    """How strongly a signal's envelope pulses, at which rate: one-sided spectrum [N,C,K] → [N,C,B,bins].
+    """How strongly a signal's envelope pulses, at which rate: bands of a spectrum [N,C,B,width] → [N,C,B,bins].
 
-    B bands, half overlapping, each a quarter of the half spectrum wide. Each is brought to base band by an inverse
-    DFT (twice its width, so that squaring does not alias), squared, and transformed back. Bin k is k pulses a window
-    of n points. Divided by the envelope's deviation: amplitudes are comparable between machines.
+    Each band is brought to base band by an inverse DFT (twice its width, so that squaring does not alias), squared,
+    and transformed back. Bin k is k pulses a window of n points. Divided by the envelope's deviation: amplitudes are
+    comparable between machines.
     """
 
-    def __init__(self, half: int, bins: int) -> None:
+    def __init__(self, half: int) -> None:
         super().__init__()
         self.width = half // 4
         self.points = 2 * self.width
-        self.step = max(self.width // 2, 1)
-        self.bands = (half - self.width) // self.step + 1
-        self.bins = min(bins, self.points // 2)
+        self.bins = self.points // 2
         self.back = Dft(self.points, inverse=True)
         self.dft = Dft(self.points, self.bins)
 
-    def forward(self, spectrum: Complex) -> Tensor:
+    def bands(self, part: Tensor) -> Tensor:
+        """Cut a spectrum's real or imaginary part [N,C,half] into 7 bands, each a quarter of it, half overlapping.
+
+        The four that tile it come first, then the three between them.
+        """
+        shift = self.width // 2
+        tiles = part[..., : 4 * self.width].reshape(-1, part.shape[1], 4, self.width)
+        between = part[..., shift : shift + 3 * self.width].reshape(-1, part.shape[1], 3, self.width)
+        return torch.cat([tiles, between], dim=2)
+
+    def forward(self, real: Tensor, imag: Tensor) -> Tensor:
         """Return amplitudes, 0 or more."""
-        real, imag = self.back(*(self._cut(part) for part in spectrum))
-        power = real * real + imag * imag
+        padding = (0, self.points - self.width)
+        x, y = self.back(functional.pad(real, padding), functional.pad(imag, padding))
+        power = x * x + y * y
         power = power - power.mean(-1, keepdim=True)
         spread = torch.sqrt((power * power).mean(-1, keepdim=True) + EPSILON**2)
         re, im = self.dft(power / spread)
         return torch.sqrt(re * re + im * im + EPSILON)
-
-    def _cut(self, part: Tensor) -> Tensor:
-        starts = [band * self.step for band in range(self.bands)]
-        pieces = torch.stack([part[..., start : start + self.width] for start in starts], dim=-2)
-        return functional.pad(pieces, (0, self.points - self.width))
 
 
 def at_orders(amplitudes: Tensor, bins_per_order: Tensor, orders: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ SPEED_UNITS = ("rpm", "1/min", "r/min", "min-1")
 MAX_LENGTH = 49152  # beyond it the transforms' constants would pass 2 MB
 MIN_LENGTH = 32
 BANDS = 24
+RAW = 8  # envelope spectra of the raw wave: the whole and seven bands
 _ORDERS = 22.0  # the axis ends here: four harmonics of an inner race
 _STEP = 0.02
 _POOL = 4
@@ -107,7 +108,7 @@ class Eyes(nn.Module):
         self.layout = layout
         self.spectrum = Spectrum(layout.length)
         half = self.spectrum.n // 2
-        self.envelope = EnvelopeSpectrum(half, half)
+        self.envelope = EnvelopeSpectrum(half)
         self.register_buffer("orders", torch.from_numpy(_axis().astype(np.float32)), persistent=False)
         turns = self.envelope.bins / _ORDERS
         if layout.samples_per_turn is not None:
@@ -120,12 +121,15 @@ class Eyes(nn.Module):
         v = torch.stack([valid[..., c] for c in self.layout.signals], dim=1)
         mean = (x * v).sum(-1, keepdim=True) / torch.clamp(v.sum(-1, keepdim=True), min=1.0)
         wave = (x - mean) * v
-        turns = self.turns(window, valid)
         spectrum = self.spectrum(wave)
-        bands, white = self.envelope(spectrum), self.envelope(whitened(spectrum))
+        real, imag = (self._both(part, white) for part, white in zip(spectrum, whitened(spectrum), strict=True))
         whole = self.spectrum.of_square(wave, self.envelope.bins).unsqueeze(2)
-        raw = at_orders(torch.cat([whole, bands], dim=2), turns, self.orders)
-        return Look(spectrum, raw, at_orders(white, turns, self.orders))
+        pulses = torch.cat([whole, self.envelope(real, imag)], dim=2)
+        along = at_orders(pulses, self.turns(window, valid), self.orders)
+        return Look(spectrum, along[:, :, :RAW], along[:, :, RAW:])
+
+    def _both(self, part: Tensor, white: Tensor) -> Tensor:
+        return torch.cat([self.envelope.bands(part), self.envelope.bands(white)], dim=2)
 
     def turns(self, window: Tensor, valid: Tensor) -> Tensor:
         """Return the turns of the shaft during the transformed points, [N]."""
