@@ -14,9 +14,10 @@ from edge_sft.models.sensors.normalise import Normaliser
 from edge_sft.models.sensors.regressor import Front, build_front, lifelong
 from edge_sft.preprocess import Windowing
 from edge_sft.sensor_recipe import SensorRecipe
-from edge_sft.training.sensors.windows import cut_run
+from edge_sft.training.sensors.windows import Windows, pieces
 
 _BATCH = 2048  # windows at once: memory stays small however long a run is
+_ROWS = 1_000_000  # rows that are plenty for means and standard deviations
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ def fit_front(recipe: SensorRecipe, runs: tuple[Run, ...], statistics: tuple[str
     conditions: tuple[int, ...] = ()
     if recipe.normalise.by == "condition":
         conditions = tuple(windowing.names.index(name) for name in recipe.data.conditions)
+    every = max(1, sum(len(grid) for grid in grids) // _ROWS)
     normaliser = Normaliser.fit(
-        np.concatenate([grid.values for grid in grids]),
-        np.concatenate([grid.valid for grid in grids]),
+        np.concatenate([grid.values[::every] for grid in grids]),
+        np.concatenate([grid.valid[::every] for grid in grids]),
         conditions=conditions,
         clusters=recipe.normalise.clusters if conditions else 1,
         lifelong=lifelong(windowing),
@@ -71,10 +73,10 @@ def fit_front(recipe: SensorRecipe, runs: tuple[Run, ...], statistics: tuple[str
 def table_of(front: Front, windowing: Windowing, runs: tuple[Run, ...]) -> Table:
     """Compute the features of all windows of these runs, one run after the other."""
     names = {name: number for number, name in enumerate(sorted({run.group for run in runs}))}
-    parts = [_of_run(front, windowing, run, number, names[run.group]) for number, run in enumerate(runs)]
-    if not parts:
-        none = np.zeros(0, dtype=np.int64)
-        return Table(np.zeros((0, front.body.features), np.float32), np.zeros(0), none, np.zeros(0), none)
+    none = np.zeros(0, dtype=np.int64)
+    parts = [Table(np.zeros((0, front.body.features), np.float32), np.zeros(0), none, np.zeros(0), none)]
+    for number, run in enumerate(runs):
+        parts += [_table(front, windows) for windows in pieces(windowing, run, number, names[run.group], _BATCH)]
     return Table(
         np.concatenate([part.features for part in parts]),
         np.concatenate([part.life for part in parts]),
@@ -92,13 +94,8 @@ def missing(front: Front) -> Tensor:
     return features[0]
 
 
-def _of_run(front: Front, windowing: Windowing, run: Run, number: int, group: int) -> Table:
-    windows = cut_run(windowing, run, number, group)
-    parts = [np.zeros((0, front.body.features), np.float32)]
+def _table(front: Front, windows: Windows) -> Table:
     with torch.no_grad():
-        for start in range(0, len(windows), _BATCH):
-            stop = start + _BATCH
-            window, valid = torch.from_numpy(windows.values[start:stop]), torch.from_numpy(windows.valid[start:stop])
-            parts.append(front(window, valid).numpy())
+        features = front(torch.from_numpy(windows.values), torch.from_numpy(windows.valid)).numpy()
     life = np.full(len(windows), np.nan) if windows.rul is None else windows.rul
-    return Table(np.concatenate(parts), life, windows.run, windows.end, windows.group)
+    return Table(features, life, windows.run, windows.end, windows.group)

@@ -34,7 +34,7 @@ from edge_sft.training.sensors.members import train as train_members
 from edge_sft.training.sensors.regression import Held, assemble, folds, known, lived, rul_of, schedule_of
 from edge_sft.training.sensors.trained import Trained
 
-STEPS = 300
+STEPS = 200
 _GENTLER = 0.1  # share of the learning rate from scratch
 _LEAST = 3  # machines; from fewer the spread of an improvement cannot be told
 _WIDEN = 5  # machines from which the interval may be widened to what they show

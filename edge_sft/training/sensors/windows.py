@@ -67,23 +67,31 @@ def iterate(windowing: Windowing, runs: tuple[Run, ...]) -> Iterator[Windows]:
 
 def cut_run(windowing: Windowing, run: Run, number: int = 0, group: int = 0) -> Windows:
     """Cut one run's windows; ``number`` and ``group`` become their ``run`` and ``group``."""
+    return concatenated(list(pieces(windowing, run, number, group)), windowing)
+
+
+def pieces(
+    windowing: Windowing, run: Run, number: int = 0, group: int = 0, most: int | None = None
+) -> Iterator[Windows]:
+    """Cut one run's windows, at most so many at once: a run of months does not fit into memory as windows."""
     from edge_sft.preprocess.cutting import cut, ends_of, grid_run
 
     grid = grid_run(windowing, run.time, run.values)
-    rows = ends_of(windowing, grid)
-    values, valid = cut(windowing, grid, rows)
-    end = grid.time[rows]
-    newest = newest_row(run.time, end)
-    return Windows(
-        values=values,
-        valid=valid,
-        run=np.full(len(rows), number, dtype=np.int64),
-        row=rows,
-        end=end,
-        label=None if run.labels is None else run.labels[newest],
-        rul=None if run.rul is None else run.rul[newest],
-        group=np.full(len(rows), group, dtype=np.int64),
-    )
+    every = ends_of(windowing, grid)
+    for start in range(0, len(every), most or max(1, len(every))):
+        rows = every[start:] if most is None else every[start : start + most]
+        values, valid = cut(windowing, grid, rows)
+        newest = newest_row(run.time, grid.time[rows])
+        yield Windows(
+            values=values,
+            valid=valid,
+            run=np.full(len(rows), number, dtype=np.int64),
+            row=rows,
+            end=grid.time[rows],
+            label=None if run.labels is None else run.labels[newest],
+            rul=None if run.rul is None else run.rul[newest],
+            group=np.full(len(rows), group, dtype=np.int64),
+        )
 
 
 def newest_row(time: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.int64]:
