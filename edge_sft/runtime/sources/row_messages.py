@@ -74,7 +74,7 @@ class RowReader:
         else:
             found = [message[name] for name in channels]
         if not found:
-            raise _not_understood(topic, f"holds none of the fields {', '.join(self._config.fields) or '(any number)'}")
+            raise _not_understood(topic, f"holds none of the fields {', '.join(self._config.fields.values()) or '(any number)'}")
         values = _table(found, topic)
         return Rows(asset, self._times(message, len(values), now_s, topic), values, channels)
 
