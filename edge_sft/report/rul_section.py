@@ -149,6 +149,9 @@ def _remarks(meta: CheckpointMeta, facts: RulFacts) -> list[Html]:
             f"those that set the intervals. Trust the lower end less than its name says; train with runs like these."
         )
         remarks.append(callout(told, "warn"))
+    why = meta.training.get("why")
+    if isinstance(why, str) and why and meta.training.get("base"):
+        remarks.append(callout(f"Fine-tuned from a base model: {why}."))
     if facts.policy.act_below <= 0:
         told = (
             "The recipe does not say when to act, so no failure is ever announced. "

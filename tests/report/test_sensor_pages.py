@@ -105,6 +105,11 @@ class TestRemainingLife:
         assert "The recipe does not say when to act" in page
         assert "Choose a line of the table below" in page
 
+    def test_what_became_of_a_base_is_said(self, sensors: Any) -> None:
+        facts = {"base": "e5" * 32, "kept_base": True, "why": "2 labelled machines: too few to tell"}
+        meta = sensors.rul_meta().model_copy(update={"training": facts})
+        assert "Fine-tuned from a base model: 2 labelled machines: too few to tell" in told(meta, sensors.lives(3))
+
     def test_validation_stands_in_for_a_missing_test(self, sensors: Any) -> None:
         scores = {key.replace("test/", "val/"): value for key, value in sensors.lives(5).items()}
         assert "5 validation runs" in told(sensors.rul_meta(), scores)
