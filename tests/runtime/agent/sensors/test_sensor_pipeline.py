@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_sft.policy import AlarmRule, RegressionPolicy
+from edge_sft.policy import AlarmRule, AnomalyPolicy, RegressionPolicy
 from edge_sft.prediction import Rows
 from edge_sft.runtime.sources.rows_iterator import RowsIterator
 
@@ -274,6 +274,53 @@ def test_a_clean_stop_and_a_start_go_on_as_if_nothing_was(
         mine = {str(p.name): p for p in got if p.asset == one.asset}
         assert same(mine, offline(slot.path, one)) <= 1e-6
     assert len(got) == len({(p.asset, p.name) for p in got})
+
+
+def test_a_machine_is_decided_once_it_is_commissioned_and_not_before(
+    tmp_path: Path, factory: Any, make_stream: Any, rows: Any, how: Any, small_windows: Any, eventually: Any
+) -> None:
+    from edge_sft.slots.commissioning import Commissioning
+    from edge_sft.slots.commissioning_file import CommissioningStore
+
+    root, windowing = tmp_path / "root", how()
+    policy = AnomalyPolicy(alarm=AlarmRule(stale_s=1.0))
+    graph, task = small_windows.anomaly(8, 3), small_windows.anomaly_task(windowing)
+    slot = factory.install(root, how=windowing, task=task, graph=graph, policy=policy)
+    feed, stop, one = Feed(), threading.Event(), rows("pump", 3000)
+    stream = make_stream(RowsIterator(feed, "main"))
+
+    def give() -> None:
+        for at in range(3000):
+            if stop.wait(0.02):
+                return
+            feed.rows.append(Rows("pump", one.time_s[[at]], one.values[[at]], one.channels))
+
+    giver = threading.Thread(target=give)
+    giver.start()
+    try:
+        eventually(lambda: len(stream.out) > 3)
+        assert {p.verdict for p in stream.out} == {"no_decision"}
+        assert stream.pipeline.view().assets.counts["online"] == 0
+        made = Commissioning(
+            model_digest=slot.digest,
+            asset="pump",
+            inputs={"mean": np.full(3, 5, np.float32), "std": np.ones(3, np.float32)},
+            threshold=100.0,
+            windows=30,
+            first=0.0,
+            last=1.0,
+            created_at="2026-01-01T00:00:00.000Z",
+            source="a test",
+        )
+        CommissioningStore(root, "main", slot.digest).write(made)
+        eventually(lambda: stream.out[-1].verdict == "ok")
+        assert stream.out[-1].channels
+        eventually(lambda: stream.pipeline.view().assets.counts["online"] == 1)
+        assert "pump" in stream.sentence("commissioned")
+    finally:
+        stop.set()
+        giver.join()
+        feed.over = True
 
 
 _VICTIM = """
