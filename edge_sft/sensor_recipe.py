@@ -72,11 +72,14 @@ class ChannelSection(_Section):
 class EventsSection(_Section):
     """A failure log: a table of events (maintenance system's export), from which labels are derived.
 
-    A run ends at an event of its group; ``horizon`` time units before a failure count as pre-failure.
+    A run ends at an event of its group; ``horizon`` time units before a failure count as pre-failure. With ``until``,
+    a column of ends, events are stretches of time: their rows are labelled and the run goes on. An empty ``group``
+    means that all events are of every machine (there is only one); columns without a header are ``1``, ``2``, …
     """
 
     path: str
     time: str = "time"
+    until: str | None = None
     group: str = "group"
     kind: str | None = None
     failures: tuple[str, ...] = ()

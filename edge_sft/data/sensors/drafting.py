@@ -56,7 +56,8 @@ COMMENTS: dict[str, str] = {
     "data.split.test_groups": "name groups instead",
     "data.events.path": "failure log: a row an event",
     "data.events.time": "its column of times, in the data's clock",
-    "data.events.group": "its column of machines, as the data calls them",
+    "data.events.until": "its column of ends, where events are stretches of time",
+    "data.events.group": 'its column of machines, as the data calls them; "" = there is one machine',
     "data.events.kind": "its column of kinds",
     "data.events.failures": "kinds that are failures; [] = all; other events only end a run",
     "data.events.horizon": "so long before a failure rows count as pre-failure, in the time column's unit",
@@ -108,6 +109,7 @@ EXAMPLES: dict[str, Any] = {
     "policy.alarm.stale_s": "a machine silent for longer is offline, not healthy",
     "policy.deadline_ms": 1000,
     "data.events.kind": "kind",
+    "data.events.until": "end",
     "data.events.horizon": 50.0,
     "data.events": {"path": "failures.csv", "time": "time", "group": "machine"},
 }

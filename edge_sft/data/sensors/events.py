@@ -21,12 +21,16 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a machine; ``failure`` or else a repair, an overhaul, a stop."""
+    """Something that happened to a machine; ``failure`` or else a repair, an overhaul, a stop.
+
+    ``machine`` is empty where it is said of every machine; ``until`` is when it ended, where it lasted.
+    """
 
     machine: str
     time: float
     kind: str
     failure: bool
+    until: float | None = None
 
 
 def read_events(recipe: SensorRecipe) -> tuple[Event, ...]:
@@ -42,22 +46,26 @@ def read_events(recipe: SensorRecipe) -> tuple[Event, ...]:
     texts = tuple(column for column in (section.group, section.kind) if column)
     if not path.is_file():
         raise DataError(str(path), "does not exist", "Check data.events.path in the recipe.")
-    tables = read_tables(path, path.name, Wanted(texts=texts, times=(section.time,)))
+    clocks = tuple(column for column in (section.time, section.until) if column)
+    tables = read_tables(path, path.name, Wanted(texts=texts, times=clocks))
     if isinstance(tables, str):
         raise DataError(str(path), tables, "The failure log is a table: a time, a machine and a kind of event a row.")
     table = tables[0]
-    for column in (section.time, *texts):
+    for column in (*clocks, *texts):
         if column not in table.columns:
             known = ", ".join(f"'{name}'" for name in table.header)
             raise DataError(str(path), f"has no column '{column}'; it has {known}", "Name it in [data.events].")
     when = times.parse(table.columns[section.time], recipe.data.time_format, recipe.window.period_s)
     if table.rows and not np.isfinite(when).any():
         raise DataError(str(path), f"has no readable time in column '{section.time}'", "Write times as in the data.")
-    machines = [canonical(cell) for cell in table.columns[section.group]]
+    until: Sequence[float | None] = [None] * table.rows
+    if section.until is not None:
+        until = times.parse(table.columns[section.until], recipe.data.time_format, recipe.window.period_s).tolist()
+    machines = [canonical(cell) for cell in table.columns[section.group]] if section.group else [""] * table.rows
     kinds = [""] * table.rows if section.kind is None else [cell.strip() for cell in table.columns[section.kind]]
     events = [
-        Event(machine, float(at), kind, not section.failures or section.kind is None or kind in section.failures)
-        for machine, at, kind in zip(machines, when, kinds, strict=True)
+        Event(machine, float(at), kind, not section.failures or section.kind is None or kind in section.failures, end)
+        for machine, at, kind, end in zip(machines, when, kinds, until, strict=True)
         if np.isfinite(at)
     ]
     return tuple(sorted(events, key=lambda event: (event.machine, event.time)))
@@ -97,7 +105,7 @@ def judge(
         raise DataError(
             section.path, f"has no event of kind {_names(absent)}; it has {_names(kinds)}", "Mend failures."
         )
-    logged = by_machine(events)
+    logged = by_machine(event for event in events if event.machine)
     known = {**assets, **machines}
     unknown = [machine for machine in logged if machine not in known]
     if logged and len(unknown) == len(logged):
@@ -121,8 +129,8 @@ def judge(
                 tuple(unknown),
             )
         )
-    silent = [name for name in machines if name not in logged and not any(a in logged for a in _also(name, assets))]
-    if silent:
+    silent = [name for name in machines if name not in logged]
+    if silent and section.group and section.until is None:
         found.append(
             Finding(
                 "note",
@@ -134,10 +142,6 @@ def judge(
             )
         )
     return [*found, *_far(logged, known)]
-
-
-def _also(name: str, assets: Mapping[str, tuple[float, float]]) -> list[str]:
-    return [name] if name in assets else []
 
 
 def _far(logged: Mapping[str, Sequence[Event]], known: Mapping[str, tuple[float, float]]) -> list[Finding]:

@@ -1,9 +1,9 @@
 """SensorFindings: what `check` found out about sensor data, as values. The command line says them, the page shows them.
 
 Kinds of `Finding` here, stable words for links and tests: ``unreadable``, ``missing-channel``, ``renamed-channel``,
-``no-number``, ``broken-rows``, ``unknown-machine``, ``no-event``, ``log-times``, ``clock-jump``, ``clock-unset``,
-``gap``, ``period``, ``same-time``, ``short-run``, ``dead``, ``stuck``, ``nothing``, ``outside``, ``code``, ``unit``,
-``twin``, ``machines``, ``label``, ``confounded``, ``life``, ``copies``, ``left-out``.
+``no-number``, ``no-time``, ``no-group``, ``broken-rows``, ``unknown-machine``, ``no-event``, ``log-times``,
+``clock-jump``, ``clock-unset``, ``gap``, ``period``, ``same-time``, ``short-run``, ``dead``, ``stuck``, ``nothing``,
+``outside``, ``code``, ``unit``, ``twin``, ``machines``, ``label``, ``confounded``, ``life``, ``left-out``.
 """
 
 from __future__ import annotations

@@ -72,14 +72,18 @@ def with_rul(record: Record, recipe: SensorRecipe) -> Record:
         return replace(record, rul=None)
     if record.rul is not None:
         return replace(record, failed=True)
-    if recipe.data.events is None:
+    section = recipe.data.events
+    if section is None:
         return replace(record, rul=record.time.max() - record.time, failed=True)
+    if section.until is not None:
+        fact = "marks stretches of time, not failures that end a life"
+        raise UserError("data.events.until", fact, "Leave it out to count remaining life down to data.events.time.")
     if not record.failed or record.ended is None:
         return replace(record, rul=None, failed=False)
     return replace(record, rul=record.ended.time - record.time)
 
 
-def with_labels(record: Record, recipe: SensorRecipe) -> Record:
+def with_labels(record: Record, events: Sequence[Event], recipe: SensorRecipe) -> Record:
     """Add label indices: from the labels as written, else from the failure log and its horizon.
 
     Raises:
@@ -91,6 +95,8 @@ def with_labels(record: Record, recipe: SensorRecipe) -> Record:
     if record.told is not None:
         return replace(record, labels=_indices(record, recipe))
     section = recipe.data.events
+    if section is not None and section.until is not None:
+        return replace(record, labels=_within(record, events, recipe, section.horizon or 0.0))
     if section is not None and section.horizon is not None:
         return replace(record, labels=_pre_failure(record, recipe, section.horizon))
     if isinstance(recipe.task, FaultTask):
@@ -130,27 +136,39 @@ def _refuse_unknown(unknown: Sequence[str], record: Record, task: FaultTask) -> 
 
 
 def _pre_failure(record: Record, recipe: SensorRecipe, horizon: float) -> NDArray[np.int64]:
-    healthy, coming = _meaning(record, recipe)
+    failure = record.ended if record.failed else None
+    healthy, coming = _meaning(record, failure, recipe)
     labels = np.full(len(record.time), healthy, dtype=np.int64)
-    if record.failed and record.ended is not None:
-        labels[record.ended.time - record.time <= horizon] = coming
+    if failure is not None:
+        labels[failure.time - record.time <= horizon] = coming
     else:  # what comes after the last row, or would have come without the repair, is not known
         end = record.time.max() if record.ended is None else record.ended.time
         labels[end - record.time <= horizon] = -1
     return labels
 
 
-def _meaning(record: Record, recipe: SensorRecipe) -> tuple[int, int]:
+def _within(record: Record, events: Sequence[Event], recipe: SensorRecipe, horizon: float) -> NDArray[np.int64]:
+    """Label the rows of stretches that the log marks, and those up to ``horizon`` before them."""
+    labels = np.full(len(record.time), _meaning(record, None, recipe)[0], dtype=np.int64)
+    for event in events:
+        if event.failure and event.until is not None:
+            inside = (record.time >= event.time - horizon) & (record.time <= event.until)
+            labels[inside] = _meaning(record, event, recipe)[1]
+    return labels
+
+
+def _meaning(record: Record, failure: Event | None, recipe: SensorRecipe) -> tuple[int, int]:
+    """Return the label of healthy rows and that of rows which a failure concerns."""
     if not isinstance(recipe.task, FaultTask):
         return 0, 1
     labels, ok = recipe.task.labels, recipe.task.ok
     if len(ok) != 1:
         raise UserError("task.ok", "must name one label", "It is what rows are called that no failure follows.")
     faults = [label for label in labels if label not in ok]
-    kind = record.ended.kind if record.ended is not None and record.failed else ""
+    kind = "" if failure is None else failure.kind
     if kind in labels:
         return labels.index(ok[0]), labels.index(kind)
-    if len(faults) == 1 or not (record.failed and record.ended):
+    if len(faults) == 1 or failure is None:
         return labels.index(ok[0]), labels.index(faults[0])
     raise DataError(
         recipe.data.events.path if recipe.data.events else record.id,

@@ -115,10 +115,11 @@ def _derive(records: Sequence[Record], events: Sequence[logs.Event], recipe: Sen
     result = []
     for record in records:
         cut: list[Record] = [record]
-        if recipe.data.events is not None:
-            cut = list(labelling.at_events(record, by_machine.get(record.group) or by_machine.get(record.asset) or []))
+        mine = by_machine.get(record.group) or by_machine.get(record.asset) or by_machine.get("") or []
+        if recipe.data.events is not None and recipe.data.events.until is None:
+            cut = list(labelling.at_events(record, mine))
         for piece in cut:
-            derived = labelling.with_labels(labelling.with_rul(piece, recipe), recipe)
+            derived = labelling.with_labels(labelling.with_rul(piece, recipe), mine, recipe)
             result += _blocks(derived, recipe)
     return result
 
@@ -198,7 +199,7 @@ def _labels(records: Sequence[Record], recipe: SensorRecipe) -> tuple[str, ...]:
 
 
 def _run(record: Record, side: str) -> Run:
-    digest = hashlib.sha256(f"{record.sha256} {record.id.rpartition('@')[2]}".encode())
+    digest = hashlib.sha256(record.sha256.encode() + record.time.tobytes())
     for extra in (record.labels, record.rul):  # a corrected failure log is other data
         digest.update(b"-" if extra is None else np.ascontiguousarray(extra).tobytes())
     return Run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,6 +59,8 @@ def of_tables(
             "Was the file cut off, or does a text hold the separator?",
             ids,
         )
+    yield from _no_time(recipe, tables, parts)
+    yield from _no_group(recipe, parts)
     yield from _no_numbers(recipe, tables)
 
 
@@ -117,6 +120,35 @@ def _unreadable(tables: Sequence[Table], broken: Sequence[Quarantined]) -> Findi
         "Mend them, or narrow data.pattern to the files that belong here.",
         tuple(left.id for left in broken),
     )
+
+
+def _no_time(recipe: SensorRecipe, tables: Sequence[Table], parts: Sequence[Part]) -> Iterator[Finding]:
+    if recipe.data.layout == "long":
+        return
+    used: Counter[str] = Counter()
+    for part in parts:
+        used[part.file] += len(part.time)
+    lost = {table.name: table.rows - used[table.name] for table in tables if table.rows > used[table.name]}
+    if lost:
+        rows = sum(lost.values())
+        text = f"{_number(rows, 'row')} in {_number(len(lost), 'file')} have no readable time and were left out."
+        yield Finding("warning", "no-time", text, "Look at them: cut off, or written in two ways?", tuple(lost))
+
+
+def _no_group(recipe: SensorRecipe, parts: Sequence[Part]) -> Iterator[Finding]:
+    setting = recipe.data.group
+    if not setting or setting.startswith("time:"):
+        return
+    alone = tuple(dict.fromkeys(part.file for part in parts if not part.group))
+    if alone:
+        yield Finding(
+            "warning",
+            "no-group",
+            f"{_number(len(alone), 'file')} have no group by data.group = '{setting}', for example {alone[0]}; each "
+            "counts as a group of its own.",
+            "If it is of a machine that other files are of too, results are flattered: mend the pattern or the column.",
+            alone,
+        )
 
 
 def _no_numbers(recipe: SensorRecipe, tables: Sequence[Table]) -> Iterator[Finding]:

@@ -102,3 +102,16 @@ def test_a_corrected_log_is_other_data(plant: Any, opened: Opened) -> None:
     before = opened(plant.fleet(5), data=DATA, task='kind = "regression"', more=log(plant, rows)).fingerprint
     rows[0] = ("m0", 310, "failure")
     assert opened(plant.root, data=DATA, task='kind = "regression"', more=log(plant, rows)).fingerprint != before
+
+
+def test_stretches_of_one_machine_without_a_header(plant: Any, opened: Opened) -> None:
+    path = plant.root.parent / "labels.csv"
+    path.write_text("2024-03-01T06:01:00.000000,2024-03-01T06:01:29.000000\n2024-03-01T06:03:20,2024-03-01T06:03:21\n")
+    more = f"[data.events]\npath = '{path}'\ntime = '1'\nuntil = '2'\ngroup = ''\n"
+    dataset = opened(plant.fleet(4), more=more)
+    assert dataset.labels == ("normal", "anomaly")
+    for run in dataset.runs:
+        assert run.labels is not None
+        assert np.flatnonzero(run.labels).tolist() == [*range(60, 90), 200, 201]
+    with pytest.raises(UserError, match="marks stretches of time"):
+        opened(plant.root, task='kind = "regression"', more=more)

@@ -173,3 +173,21 @@ def test_a_fingerprint_follows_labels(plant: Any, opened: Opened) -> None:
     dataset = opened(plant.fleet(5), task='kind = "regression"')
     other = replace(dataset, runs=tuple(replace(run, split="train") for run in dataset.runs))
     assert other.fingerprint != dataset.fingerprint
+
+
+def test_rows_without_a_time_and_files_without_a_group_are_told(plant: Any, opened: Opened) -> None:
+    plant.fleet(6)
+    rows = plant.rows(7)
+    rows[3][0] = "later"
+    plant.write("other.csv", rows)
+    dataset = opened(plant.root, data='time = "time"\ngroup = "file:^(m[0-9]+)"')
+    said = {finding.kind: finding for finding in dataset.findings}
+    assert "1 row in 1 file have no readable time" in said["no-time"].text
+    assert said["no-group"].ids == ("other.csv",)
+    assert next(run for run in dataset.runs if run.id == "other.csv").group == "other.csv"
+
+
+def test_a_renamed_file_is_the_same_rows(plant: Any, opened: Opened) -> None:
+    before = opened(plant.fleet(6), data='time = "time"\ngroup = "file:([0-9]+)"').fingerprint
+    (plant.root / "m3.csv").rename(plant.root / "pump3.csv")
+    assert opened(plant.root, data='time = "time"\ngroup = "file:([0-9]+)"').fingerprint == before
