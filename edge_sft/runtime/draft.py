@@ -7,7 +7,7 @@ import re
 
 from edge_sft import strict_toml
 from edge_sft.errors import UserError
-from edge_sft.runtime.config import AgentConfig
+from edge_sft.runtime.config import ROWS_KINDS, AgentConfig
 
 _TEXT = """\
 # What the agent on this device does. Start it with: edge-sft run --config agent.toml
@@ -39,9 +39,12 @@ port = {port}
 # max_mb = 512.0
 # max_age_h = 240.0
 
-[[pipeline]]               # one per camera; models are deployed to it by its name
+[[pipeline]]               # one per camera, or per group of machines; models are deployed to it by name
 name = {pipeline}
 {source}
+"""
+
+_OF_PICTURES = """\
 # Which pictures are decided. Without a trigger: every one.
 # trigger = {{ kind = "filename", pattern = '(?P<part_id>[A-Za-z0-9]+)' }}   # the file's name holds the part
 # trigger = {{ kind = "mqtt", topic = "trigger", timeout_ms = 1000 }}        # one decision per {{"part_id": "A17"}}
@@ -53,11 +56,48 @@ name = {pipeline}
 # workers = 1                # copies of the model that share them: more parts a second, each a little later
 """
 
+_OF_ROWS = """\
+[pipeline.assets]          # the machines whose rows come; each has a state of its own that survives a restart
+# expected = ["pump-1"]        # told as offline until they are heard
+# late_s = 0.0                 # rows may come late or out of order by this; decisions wait as long
+# jump_s = 60.0                # three rows in a row older than this: the clock was set back
+# most = 2000                  # further names are refused
+# ring_mb = 64.0               # raw rows kept on disk, to warm a new model with
+# save_every_s = 30.0
+# sync_s = 1.0                 # a kill loses no row; a power cut those of the last sync_s
+"""
+
 _SOURCES = {
     "folder": 'source = {{ kind = "folder", path = {what}, after = "keep" }}   # or "move" (to done/), "delete"',
     "files": 'source = {{ kind = "files", path = {what}, loop = false }}   # rate = 10.0: pictures a second',
     "video": 'source = {{ kind = "video", path = {what}, loop = false }}   # rate = 25.0: frames a second',
     "camera": 'source = {{ kind = "camera", device = {what} }}   # a number, or rtsp://…; credentials_file = "…"',
+    "mqtt": """\
+# deadline_ms = 5000.0       # from a window's last row; a decision that comes later is no_decision
+# threads = 1                # inference threads; default: what the device's proof was measured with
+
+# Rows as JSON: {{"time": …, "temp": 20.1, "rpm": 1480}}, a list of those, or columns of equal length.
+[pipeline.source]
+kind = "mqtt"
+topics = [{what}]
+# asset = "topic:1"            # the topic's level (from 0) that names the machine, or a field of the message
+# fields = {{ temp = "values.t1" }}   # the model's channel = the message's field; default: every number by its name
+# channel = ""                 # one value a message: "topic:2" or the field that names it; then also value = "v"
+# time = "time"                # "" = when the message came
+# qos = 1                      # the broker keeps rows while the agent is away (max_inflight_messages 1000 there)
+""",
+    "replay": """\
+# deadline_ms = 5000.0       # from a window's last row; a decision that comes later is no_decision
+# threads = 1                # inference threads; default: what the device's proof was measured with
+
+[pipeline.source]
+kind = "replay"                # a recording, as if it came now
+path = {what}
+# speed = 1.0                  # 60 = a minute a second, 0 = as fast as decisions are made
+# time = "timestamp"           # default: rows are `step` apart
+# asset = ""                   # column that names the machine; default: the file's name
+# fields = {{ temp = "T1 [C]" }} # the model's channel = the file's column
+""",
 }
 
 
@@ -66,7 +106,7 @@ def draft_config(*, broker: str, source: str, pipeline: str, device: str) -> str
 
     Args:
         broker: ``host`` or ``host:port``.
-        source: ``kind:what``, e.g. ``folder:pictures`` or ``camera:0``.
+        source: ``kind:what``, e.g. ``folder:pictures``, ``camera:0`` or ``mqtt:plant/+/sensors``.
         pipeline: The pipeline's name.
         device: This machine's name; what MQTT cannot carry is replaced.
 
@@ -77,10 +117,12 @@ def draft_config(*, broker: str, source: str, pipeline: str, device: str) -> str
     kind, _, what = source.partition(":")
     if kind not in _SOURCES or not what:
         raise UserError(
-            f"--source {source}", "is not understood", "Give folder:DIR, files:DIR, video:FILE or camera:0."
+            f"--source {source}",
+            "is not understood",
+            "Give folder:DIR, files:DIR, video:FILE or camera:0; for sensors mqtt:TOPICS or replay:PATH.",
         )
     value = what if kind == "camera" and what.isdigit() else _quoted(what)
-    text = _TEXT.format(
+    text = (_TEXT + (_OF_ROWS if kind in ROWS_KINDS else _OF_PICTURES)).format(
         device=_quoted(re.sub(r"[^A-Za-z0-9_.-]", "-", device).strip("-._") or "device"),
         host=_quoted(host),
         port=port,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,21 @@ def test_init_writes_once_and_says_what_to_type(tmp_path: Path) -> None:
         init(out, broker="10.0.0.5", source="camera:0", pipeline="top", force=False)
     init(out, broker="10.0.0.6", source="camera:0", pipeline="top", force=True)
     assert configs.load(out).mqtt.host == "10.0.0.6"
+
+
+@pytest.mark.parametrize("source", ["mqtt:plant/+/sensors", "replay:runs"])
+def test_a_draft_for_sensors_works_with_every_line_of_it_in_use(source: str, tmp_path: Path) -> None:
+
+    text = draft_config(broker="plc:1884", source=source, pipeline="pumps", device="ipc")
+    shown = re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.MULTILINE)
+    shown = "\n".join(
+        line for line in shown.splitlines() if not re.match(r"(root|password|ca_|cert|key_|channel|asset )", line)
+    )
+    for name, written in (("draft", text), ("all", shown)):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(written)
+        (one,) = configs.load(path).pipeline
+        assert (one.name, one.of_rows) == ("pumps", True)
+    assert one.assets is not None
+    assert one.assets.expected == ("pump-1",)
+    assert one.deadline_ms == 5000.0
