@@ -72,6 +72,7 @@ class Gridder:
         self._windowing = windowing
         self._channels = len(windowing.channels)
         self._width = len(windowing.names)
+        self._digest = _digest(windowing)
         self.facts: deque[Fact] = deque(maxlen=_FACTS)
         self._timing = Timing(windowing, self.facts.append)
         self._validity = Validity(windowing)
@@ -135,7 +136,7 @@ class Gridder:
             parts |= self._shaft.state()
         return {
             **parts,
-            "windowing": np.array(_digest(self._windowing)),
+            "windowing": np.array(self._digest),
             "run": np.array([self._stretch, self._run], np.int64),
             "frame": np.array([self._anchor, self._origin, *self._times]),
         }
@@ -149,7 +150,7 @@ class Gridder:
         """
         gridder = cls(windowing)
         try:
-            if str(state["windowing"]) != _digest(windowing):
+            if str(state["windowing"]) != gridder._digest:
                 raise DataError("kept sensor state", "belongs to another windowing", "Start without it.")
             gridder._timing.restore(state)
             gridder._validity.restore(state)

@@ -133,8 +133,8 @@ class Shaft:
         latest = np.maximum.accumulate(np.where(own, np.arange(1, len(values) + 1)[:, None], 0), axis=0)
         known = np.concatenate([self._held[None], values])
         since = np.concatenate([self._held_at[None], np.broadcast_to(time[:, None], values.shape)])
-        filled = np.take_along_axis(known, latest, axis=0)
-        at = np.take_along_axis(since, latest, axis=0)
+        every = np.arange(self._channels)
+        filled, at = known[latest, every], since[latest, every]
         self._held, self._held_at = filled[-1].copy(), at[-1].copy()
         with np.errstate(invalid="ignore"):
             return np.where(time[:, None] - at <= self._hold, filled, np.nan)

@@ -229,6 +229,17 @@ def test_silence_is_no_proof_of_a_stuck_sensor() -> None:
     assert shown(grid) == [7, 7, 7, 7]
 
 
+@pytest.mark.parametrize("size", [1, 2, 9])
+def test_a_stuck_channel_that_says_nothing_is_still_stuck(size: int) -> None:
+    gridder = Gridder(windowing().model_copy(update={"channels": (Channel(name="flow", stuck_s=3),)}))
+    time, values = rows(*range(9), value=7.0)
+    values[6:] = np.nan
+    for start in range(0, 9, size):
+        gridder.push(time[start : start + size], values[start : start + size])
+    assert gridder.stuck == ("flow",)
+    assert kinds(gridder) == ["stuck"]
+
+
 def test_a_channel_that_says_nothing_is_not_stuck() -> None:
     gridder = Gridder(windowing().model_copy(update={"channels": (Channel(name="flow", stuck_s=3),)}))
     gridder.push(START + np.arange(20.0), np.full((20, 1), np.nan))

@@ -61,8 +61,15 @@ def test_a_whole_fleet_through_one_gridder_begins_anew_with_each_engine(shared_d
     assert len(grid) == len(table) - 2 * len(back)  # two rows are the witnesses
 
 
-@pytest.mark.parametrize("file", ["valve1/0.csv", "valve2/1.csv", "other/9.csv", "anomaly-free/anomaly-free.csv"])
-@pytest.mark.parametrize("aggregate", ["last", "mean"])
+@pytest.mark.parametrize(
+    ("file", "aggregate"),
+    [
+        ("valve1/0.csv", "last"),
+        ("valve2/1.csv", "mean"),
+        ("other/9.csv", "mean"),
+        ("anomaly-free/anomaly-free.csv", "last"),
+    ],
+)
 def test_a_whole_valve_recording_row_by_row(
     file: str, aggregate: str, shared_data: Path, stream: Any, as_offline: Any
 ) -> None:

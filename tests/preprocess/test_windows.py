@@ -120,9 +120,9 @@ def test_a_damaged_state_is_refused(name: str) -> None:
 
 
 def test_a_long_stream_keeps_no_more_than_it_needs() -> None:
-    how, grid = counted(100_000)
+    how, grid = counted(20_000)
     buffer = WindowBuffer(how, "pump")
     windows = buffer.push(grid)
-    assert len(windows) == 100_000
-    assert windows[-1].values[:, 0].tolist() == [99997, 99998, 99999, 100000]
+    assert len(windows) == 20_000
+    assert windows[-1].values[:, 0].tolist() == [19997, 19998, 19999, 20000]
     assert buffer.state()["values"].shape == (4, 1)
