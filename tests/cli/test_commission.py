@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_sft.cli.commission import commission
+from edge_sft.errors import DataError, UserError
+from edge_sft.policy import AnomalyPolicy, CommissioningRule
+from edge_sft.prediction import Rows
+from edge_sft.runtime.rowlog import RowLog
+from edge_sft.slots.commissioning_file import CommissioningStore
+from edge_sft.slots.store import Slot
+
+CHANNELS = ("c0", "c1", "c2")
+
+
+@pytest.fixture(scope="session")
+def small() -> ModuleType:
+    key = "edge_sft_tests_window_bundle"
+    if key not in sys.modules:
+        path = Path(__file__).parent.parent / "contracts" / "window_bundle.py"
+        spec = spec_from_file_location(key, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[key] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[key])
+    return sys.modules[key]
+
+
+@pytest.fixture
+def factory(small: ModuleType, tmp_path: Path) -> Any:
+    return small.Factory(tmp_path / "made")
+
+
+@pytest.fixture
+def slot(small: ModuleType, factory: Any, tmp_path: Path) -> Slot:
+    how = small.windowing()
+    policy = AnomalyPolicy(commissioning=CommissioningRule(factor=1.2))
+    made: Slot = factory.install(
+        tmp_path / "root", how=how, task=small.anomaly_task(how), graph=small.anomaly(8, 3), policy=policy
+    )
+    return made
+
+
+def hear(root: Path, asset: str, count: int, *, start_s: float = 1000.0, channels: tuple[str, ...] = CHANNELS) -> None:
+    """Keep rows as an agent that received them keeps them."""
+    rng = np.random.default_rng(count)
+    values = rng.standard_normal((count, len(channels))) + 10 * np.arange(len(channels))
+    ring = RowLog(root / "pipelines" / "main" / "rows", ring_bytes=1 << 20, tell=lambda *_: None)
+    times = start_s + 0.1 * np.arange(count)
+    for first in range(0, count, 100):
+        part = slice(first, first + 100)
+        ring.append([Rows(asset, times[part], values[part], channels)], received_s=0.0)
+    ring.close()
+
+
+def test_from_what_the_agent_received(slot: Slot, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "root"
+    hear(root, "pump", 600)
+    hear(root, "fan", 500)
+    commission(heard=True, root=root)
+    told = capsys.readouterr().out
+    assert "pump: commissioned" in told
+    assert "fan: commissioned" in told
+    store = CommissioningStore(root, "main", slot.digest)
+    found = store.of("pump")
+    assert found is not None
+    assert found.threshold > 0
+    np.testing.assert_allclose(found.inputs["mean"], [0, 10, 20], atol=0.2)
+    np.testing.assert_allclose(found.inputs["std"], 1, atol=0.2)
+    commission(show=True, root=root)
+    assert "threshold" in capsys.readouterr().out
+
+
+def test_only_one_machine_and_a_stretch_of_time(slot: Slot, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    hear(root, "pump", 900)
+    hear(root, "fan", 500)
+    commission(heard=True, asset="pump", start="1010", end="1970-01-01T00:17:30Z", root=root)
+    store = CommissioningStore(root, "main", slot.digest)
+    assert [one.asset for one in store.all()] == ["pump"]
+    found = store.all()[0]
+    assert found.first >= 1010
+    assert found.last <= 1050.1
+
+
+def test_one_machine_too_short_does_not_keep_the_others_from_it(
+    slot: Slot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    hear(root, "pump", 600)
+    hear(root, "fan", 20)
+    with pytest.raises(DataError, match="1 of 2 machines"):
+        commission(heard=True, root=root)
+    assert "longer healthy run" in capsys.readouterr().err
+    assert [one.asset for one in CommissioningStore(root, "main", slot.digest).all()] == ["pump"]
+
+
+def test_a_missing_channel_is_not_watched_and_said(
+    slot: Slot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    hear(root, "pump", 600, channels=("c0", "c2", "stranger"))
+    commission(heard=True, root=root)
+    assert "c1 was missing" in capsys.readouterr().err
+    assert CommissioningStore(root, "main", slot.digest).of("pump") is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "not given, or twice"),
+        ({"rows": [Path("a.csv")], "heard": True}, "not given, or twice"),
+        ({"heard": True}, "kept no rows"),
+        ({"heard": True, "start": "yesterday"}, "is no time"),
+        ({"show": True}, "no machine commissioned"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(slot: Slot, tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        commission(**given, root=tmp_path / "root")
+
+
+def test_a_machine_that_was_not_heard(slot: Slot, tmp_path: Path) -> None:
+    hear(tmp_path / "root", "pump", 600)
+    with pytest.raises(DataError, match="no rows of that machine"):
+        commission(heard=True, asset="press", root=tmp_path / "root")
+
+
+def test_nothing_deployed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no model yet"):
+        commission(heard=True, root=tmp_path)
+
+
+def test_a_model_that_needs_none(factory: Any, tmp_path: Path) -> None:
+    factory.install(tmp_path / "root")
+    hear(tmp_path / "root", "pump", 600)
+    with pytest.raises(UserError, match="needs no commissioning"):
+        commission(heard=True, root=tmp_path / "root")
