@@ -106,8 +106,8 @@ def test_numbers_of_any_country(cell: str, value: float) -> None:
 
 
 def test_many_rows_are_read_in_pieces(tmp_path: Path) -> None:
-    rows = "".join(f"{i},{i / 2},x\n" for i in range(120_001))
+    rows = "".join(f"{i},{i / 2},x\n" for i in range(60_001))
     table = read(tmp_path / "x.csv", "t,a,b\n" + rows)
-    assert table.rows == 120_001
-    assert table.columns["a"][-1] == 60_000.0
-    assert table.unread["b"] == (120_001, "x")
+    assert table.rows == 60_001
+    assert table.columns["a"][-1] == 30_000.0
+    assert table.unread["b"] == (60_001, "x")
