@@ -70,6 +70,7 @@ def test_other_folders_are_refused_in_a_line(name: str, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.timeout(900)  # half a minute of one core each, much longer beside busy processes
 @pytest.mark.parametrize("name", [TURBOFAN, PROCESS, BEARING])
 def test_from_files_to_decisions_in_one_command(name: str, tmp_path: Path) -> None:
     if find_spec("torch") is None or find_spec("onnx") is None:
