@@ -181,6 +181,8 @@ def send(port: int, assets: int, hz: float, channels: int, per_message: int, qos
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
     client.max_queued_messages_set(0)
     client.max_inflight_messages_set(2000)
+    acknowledged = [0]
+    client.on_publish = lambda *_: acknowledged.__setitem__(0, acknowledged[0] + 1)
     client.connect("127.0.0.1", port)
     client.loop_start()
     rng = np.random.default_rng(0)
@@ -192,7 +194,7 @@ def send(port: int, assets: int, hz: float, channels: int, per_message: int, qos
     period = per_message / hz
     gap = period / assets
     began = time.time()
-    count, worst = 0, 0.0
+    count, worst, behind = 0, 0.0, 0
     while time.time() - began < seconds:
         due = began + count * gap
         late = time.time() - due
@@ -208,10 +210,12 @@ def send(port: int, assets: int, hz: float, channels: int, per_message: int, qos
         body = rows[0] if per_message == 1 else f"[{','.join(rows)}]"
         client.publish(f"plant/m{asset:04d}/sensors", body, qos)
         count += 1
+        behind = max(behind, count - acknowledged[0])
     time.sleep(2)
     client.disconnect()
     client.loop_stop()
-    print(json.dumps({"messages": count, "rows": count * per_message, "worst_late_s": round(worst, 3)}), flush=True)
+    said = {"messages": count, "rows": count * per_message, "worst_late_s": round(worst, 3), "behind": behind}
+    print(json.dumps(said), flush=True)
 
 
 def hear(port: int, seconds: float, warm: float, hz: float) -> None:
@@ -406,7 +410,8 @@ decision an asset and second; dilated net with {LAYERS} layers of {HIDDEN}, one 
 | end of window → heard by a subscriber: p50 / p95 / p99 | {apart[0]:.0f} / {apart[1]:.0f} / {apart[2]:.0f} ms | |
 
 The end of a window is its last row's time; the next row ({heard["row_after_window_ms"]:.0f} ms later) completes it.
-Sent {sent["rows"]} rows in {sent["messages"]} messages (sender at most {sent["worst_late_s"]} s late); heard
+Sent {sent["rows"]} rows in {sent["messages"]} messages (sender at most {sent["worst_late_s"]} s late,
+the broker at most {sent["behind"]} messages behind it); heard
 {heard["decisions"]} decisions (about {expected:.0f} expected), {heard["missing"]} sequence numbers missing, verdicts
 {heard["verdicts"]}. Raw ring and state on disk at the end: {written:.0f} MiB.
 """

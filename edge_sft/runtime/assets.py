@@ -207,14 +207,14 @@ class Fleet:
 
     def restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, stale_s: float) -> None:
         """Go on from a state of the same windowing. Raises DataError where it is damaged."""
-        by_asset: list[dict[str, NDArray[Any]]] = [{} for _ in header["assets"]]
-        for name, array in arrays.items():
-            number, _, key = name.partition("/")
-            by_asset[int(number)][key] = array
         try:
+            by_asset: list[dict[str, NDArray[Any]]] = [{} for _ in header["assets"]]
+            for name, array in arrays.items():
+                number, _, key = name.partition("/")
+                by_asset[int(number)][key] = array
             for facts, state in zip(header["assets"], by_asset, strict=True):
                 self._recalled(facts, stale_s).restore(state)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, IndexError) as error:
             raise DataError("kept state of the assets", f"is damaged ({error})", "The state begins anew.") from error
 
     def recall(self, header: Mapping[str, Any], *, stale_s: float) -> None:

@@ -24,7 +24,7 @@ from edge_sft.slots.window_predictor import Captured
 log = logging.getLogger(__name__)
 STATE = "assets.state"
 # A broker delivers again what was not acknowledged; so many of the newest records are compared, for so long.
-_REPEATS = 20_000
+_REPEATS = 2000
 _REPEATS_S = 120.0
 _State = tuple[dict[str, Any], dict[str, Any]]
 

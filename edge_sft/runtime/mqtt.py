@@ -36,11 +36,12 @@ WARN_DAYS = 30.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """A received message that stays the broker's until `accept` is called."""
+    """A received message that stays the broker's until `accept` is called; ``again``: perhaps not the first time."""
 
     topic: str
     payload: bytes
     accept: Callable[[], None]
+    again: bool = False
 
 
 class MqttLink:
@@ -315,7 +316,8 @@ class MqttLink:
         from paho.mqtt.client import topic_matches_sub
 
         if self._deliver is not None:
-            self._deliver(Delivery(message.topic, message.payload, partial(_accept, client, message)))
+            accept = partial(_accept, client, message)
+            self._deliver(Delivery(message.topic, message.payload, accept, bool(message.dup)))
             return
         for topic, (callback, _) in list(self._subscriptions.items()):
             if callback is not None and topic_matches_sub(topic, message.topic):

@@ -16,12 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
-from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import Prediction, Rows, Sample
-from edge_sft.preprocess import Windowing
-from edge_sft.preprocess.window import Window
 from edge_sft.runtime.asset import Due
 from edge_sft.runtime.assets import AssetsView, Fleet, combined
 from edge_sft.runtime.cases import describe_case, rule_of, threshold_of
@@ -35,7 +32,8 @@ from edge_sft.runtime.sources.protocol import Source, SourceEnded, SourceStatus
 from edge_sft.runtime.swap import TELL, Loader, Swapper
 from edge_sft.runtime.threads import Threads
 from edge_sft.runtime.views import PipelineView, status_of
-from edge_sft.slots.window_predictor import Captured, Commissioned
+from edge_sft.runtime.warming import WarmingLoader, model_of
+from edge_sft.slots.window_predictor import Captured
 
 ANNOUNCE = Callable[[str, str, Mapping[str, Any]], None]
 _TURN_S = 0.2
@@ -48,18 +46,6 @@ _SAMPLES_MAX = 1000  # of one batch
 _UNFLUSHED_MAX = 2000
 
 
-class WindowModel(Protocol):
-    """What is used of `edge_sft.slots.window_predictor.WindowPredictor`."""
-
-    windowing: Windowing
-    policy: AnyPolicy
-    commissioning: Commissioned | None
-
-    def decide(self, windows: Sequence[Window], *, stream: str, captured: Sequence[Captured]) -> list[Prediction]:
-        """Windows of any assets → one Prediction each."""
-        ...
-
-
 @dataclass(frozen=True)
 class _Batch:
     """Rows that were read together; ``end`` is the place behind them in the raw ring, None where it refused them."""
@@ -67,26 +53,6 @@ class _Batch:
     end: Position | None
     rows: list[Rows]
     captured: Captured
-
-
-class _Warming:
-    """A Loader that has the pipeline warm the new model's windows before it takes over."""
-
-    def __init__(self, loader: Loader, warm: Callable[[Windowing], None]) -> None:
-        self._loader = loader
-        self._warm = warm
-
-    def generation(self) -> int:
-        return self._loader.generation()
-
-    def load(self, generation: int, current: Crew | None) -> Crew:
-        crew = self._loader.load(generation, current)
-        try:
-            self._warm(_model(crew).windowing)
-        except BaseException:
-            crew.close()
-            raise
-        return crew
 
 
 class SensorPipeline:
@@ -131,7 +97,7 @@ class SensorPipeline:
         self._news = News(tell)
         self._memory = memory
         self._release = release
-        warming = _Warming(loader, lambda windowing: memory.warm(windowing, self._fleet))
+        warming = WarmingLoader(loader, lambda windowing: memory.warm(windowing, self._fleet))
         self._swapper = Swapper(warming, self.post, tell)
         self._queue: queue.Queue[_Batch | None] = queue.Queue(_BATCHES_MAX)
         self._fleet: Fleet | None = None
@@ -283,7 +249,7 @@ class SensorPipeline:
         """Decide about windows; ``silent``: the journal has the decisions, only the cases must learn of them."""
         if not dues:
             return
-        model = _model(crew)
+        model = model_of(crew)
         predictions = model.decide(
             [due.window for due in dues], stream=self.section.name, captured=[due.captured for due in dues]
         )
@@ -309,7 +275,7 @@ class SensorPipeline:
             return
         self._looked_s = now_s
         self._decide(self._fleet.tick(now_s), crew)
-        known = _model(crew).commissioning
+        known = model_of(crew).commissioning
         for asset in () if known is None else known.refresh():
             self._tell("commissioned", f"{asset}: its commissioning was read anew")
         self._say(self._fleet, crew, now_s)
@@ -322,7 +288,7 @@ class SensorPipeline:
         self._memory.save(fleet)
 
     def _say(self, fleet: Fleet, crew: Crew, now_s: float) -> None:
-        rule = rule_of(_model(crew).policy)
+        rule = rule_of(model_of(crew).policy)
         self._news.changes(fleet.look(rule, now_s))
         self._view = fleet.view(rule)
 
@@ -338,7 +304,7 @@ class SensorPipeline:
         if crew.generation == self._generation and self._fleet is not None:
             return
         self._generation = crew.generation
-        model = _model(crew)
+        model = model_of(crew)
         rule = rule_of(model.policy)
         if self._fleet is None:
             self._fleet = self._memory.resume(
@@ -407,7 +373,3 @@ class SensorPipeline:
             counts=self.meter.counts,
             assets=self._view,
         )
-
-
-def _model(crew: Crew) -> WindowModel:
-    return cast("WindowModel", crew.lead)

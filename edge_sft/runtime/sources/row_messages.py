@@ -74,7 +74,8 @@ class RowReader:
         else:
             found = [message[name] for name in channels]
         if not found:
-            raise _not_understood(topic, f"holds none of the fields {', '.join(self._config.fields.values()) or '(any number)'}")
+            wanted = ", ".join(self._config.fields.values()) or "(any number)"
+            raise _not_understood(topic, f"holds none of the fields {wanted}")
         values = _table(found, topic)
         return Rows(asset, self._times(message, len(values), now_s, topic), values, channels)
 

@@ -97,11 +97,9 @@ class RowsMqtt:
         self._ready.append((made[-1], delivery.accept if self._config.qos == 1 else None))
 
     def _is_known(self, delivery: Delivery) -> bool:
-        """Tell whether this is a message delivered again; without times of their own rows cannot be told apart."""
-        if not self._config.time:
-            return False
+        """Tell whether this is a message delivered again that was taken before."""
         mark = hash((delivery.topic, delivery.payload))
-        if mark in self._recent:
+        if delivery.again and mark in self._recent:
             return True
         self._recent[mark] = None
         if len(self._recent) > _REMEMBERED:

@@ -111,6 +111,37 @@ def test_times_as_they_are_written(written: Any, seconds: float) -> None:
     assert to_seconds(written, "auto") == pytest.approx(seconds, nan_ok=True, abs=1e-6)
 
 
+def test_a_message_delivered_again_counts_once_and_stays_the_brokers_until_it_is_kept() -> None:
+    from edge_sft.runtime.mqtt import Delivery, MqttSettings
+    from edge_sft.runtime.sources.rows_mqtt import RowsMqtt
+
+    config = RowsFromMqtt.model_validate({"kind": "mqtt", "topics": ["plant/#"]})
+    source = RowsMqtt(config, MqttSettings(port=1), "test", "main")
+    accepted: list[str] = []
+
+    def come(payload: str, *, again: bool = False) -> None:
+        source._take(Delivery("plant/p1", payload.encode(), lambda: accepted.append(payload), again))
+
+    try:
+        two = '[{"time": 1, "x": 1}, {"time": 2, "x": 2}]'
+        come(two)
+        come('{"x": 5}')
+        come('{"x": 5}')  # the same value twice, each when it came
+        come(two, again=True)
+        come("{")
+        samples = [source.read(0.0) for _ in range(5)]
+        assert [one.fault is None for one in samples if one is not None] == [True, True, True, True, False]
+        assert source.read(0.0) is None
+        assert accepted == [two], "of the repetition, at once"
+        source.settle([one for one in samples[:1] if one is not None])
+        assert accepted == [two]
+        source.settle([one for one in samples[1:] if one is not None])
+        assert accepted == [two, two, '{"x": 5}', '{"x": 5}', "{"]
+    finally:
+        source.close()
+        source.release()
+
+
 # --- recordings ----------------------------------------------------------------------------------------------
 
 
