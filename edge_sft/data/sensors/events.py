@@ -18,6 +18,8 @@ from edge_sft.sensor_recipe import SensorRecipe
 
 _SHOWN = 8
 
+Recording = tuple[tuple[str, ...], float, float]
+
 
 @dataclass(frozen=True)
 class Event:
@@ -82,16 +84,14 @@ def by_machine(events: Iterable[Event]) -> dict[str, list[Event]]:
 def judge(
     recipe: SensorRecipe,
     events: Sequence[Event],
-    machines: Mapping[str, tuple[float, float]],
-    assets: Mapping[str, tuple[float, float]],
+    recordings: Sequence[Recording],
 ) -> list[Finding]:
     """Compare the log with the recordings: unknown machines, machines without events, times that do not meet.
 
     Args:
         recipe: For names in messages.
         events: The log.
-        machines: First and last time of each group's recordings.
-        assets: The same by asset.
+        recordings: Every recording's names, the usual one first, and its first and last time.
 
     Raises:
         DataError: No machine of the log is known, or a kind in ``data.events.failures`` never occurs.
@@ -106,12 +106,13 @@ def judge(
             section.path, f"has no event of kind {_names(absent)}; it has {_names(kinds)}", "Mend failures."
         )
     logged = by_machine(event for event in events if event.machine)
-    known = {**assets, **machines}
+    known = _known(recordings)
     unknown = [machine for machine in logged if machine not in known]
+    usual = list(dict.fromkeys(names[0] for names, _, _ in recordings))
     if logged and len(unknown) == len(logged):
         raise DataError(
             section.path,
-            f"names no machine of the recordings: it says {_names(unknown)}, they are {_names(sorted(known))}",
+            f"names no machine of the recordings: it says {_names(unknown)}, they are {_names(usual)}",
             f"Write the recordings' names in column '{section.group}', or set data.group so that they agree.",
         )
     found = []
@@ -129,7 +130,7 @@ def judge(
                 tuple(unknown),
             )
         )
-    silent = [name for name in machines if name not in logged]
+    silent = list(dict.fromkeys(names[0] for names, _, _ in recordings if not any(name in logged for name in names)))
     if silent and section.group and section.until is None:
         found.append(
             Finding(
@@ -142,6 +143,15 @@ def judge(
             )
         )
     return [*found, *_far(logged, known)]
+
+
+def _known(recordings: Sequence[Recording]) -> dict[str, tuple[float, float]]:
+    known: dict[str, tuple[float, float]] = {}
+    for names, low, high in recordings:
+        for name in names:
+            before = known.get(name, (low, high))
+            known[name] = (min(low, before[0]), max(high, before[1]))
+    return known
 
 
 def _far(logged: Mapping[str, Sequence[Event]], known: Mapping[str, tuple[float, float]]) -> list[Finding]:

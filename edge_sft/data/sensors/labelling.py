@@ -22,7 +22,11 @@ UNHEALTHY = frozenset({"1", "true", "yes", "on", "y"})
 
 @dataclass(frozen=True)
 class Record:
-    """A run before it has a side. ``told`` holds labels as written; ``ended`` is the event that ended it."""
+    """A run before it has a side.
+
+    ``told`` holds labels as written; ``ended`` is the event that ended it; ``short`` is what people call it in a log:
+    the run's own name, or the file's without folder and suffix.
+    """
 
     id: str
     group: str
@@ -35,6 +39,12 @@ class Record:
     labels: NDArray[np.int64] | None = field(default=None, repr=False)
     ended: Event | None = None
     failed: bool = True
+    short: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that a log may use for it, the one that people would use first."""
+        return tuple(dict.fromkeys(name for name in (self.short, self.asset, self.group) if name))
 
     def rows(self, keep: NDArray[np.intp]) -> Record:
         """Return these rows of it."""

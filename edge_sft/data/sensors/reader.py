@@ -107,6 +107,7 @@ def _record(part: Part, recipe: SensorRecipe) -> Record:
         values=part.values,
         told=part.labels,
         rul=part.rul,
+        short=part.run or part.file.rpartition("/")[2].partition(".")[0],
     )
 
 
@@ -115,7 +116,7 @@ def _derive(records: Sequence[Record], events: Sequence[logs.Event], recipe: Sen
     result = []
     for record in records:
         cut: list[Record] = [record]
-        mine = by_machine.get(record.group) or by_machine.get(record.asset) or by_machine.get("") or []
+        mine = next((by_machine[name] for name in (*record.names, "") if name in by_machine), [])
         if recipe.data.events is not None and recipe.data.events.until is None:
             cut = list(labelling.at_events(record, mine))
         for piece in cut:
@@ -153,14 +154,8 @@ def _check_time_blocks(recipe: SensorRecipe) -> None:
 
 
 def _judge_log(recipe: SensorRecipe, events: Sequence[logs.Event], records: Sequence[Record]) -> list[Finding]:
-    machines: dict[str, tuple[float, float]] = {}
-    assets: dict[str, tuple[float, float]] = {}
-    for record in records:
-        low, high = float(record.time.min()), float(record.time.max())
-        for names, name in ((machines, record.group), (assets, record.asset)):
-            before = names.get(name, (low, high))
-            names[name] = (min(low, before[0]), max(high, before[1]))
-    return logs.judge(recipe, events, machines, assets)
+    recordings = [(record.names, float(record.time.min()), float(record.time.max())) for record in records]
+    return logs.judge(recipe, events, recordings)
 
 
 def _check_sides(records: Sequence[Record], chosen: Sequence[str], recipe: SensorRecipe) -> None:

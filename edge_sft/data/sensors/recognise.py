@@ -120,7 +120,7 @@ def sight(listing: Listing) -> Sighted | str:
 
 
 def _shared(seen: Sequence[Sequence[Column]]) -> list[Column]:
-    """Return the columns of the files that have the time, first seen first; files of another kind do not count."""
+    """Return the columns that most files share, first seen first; files of another kind do not count."""
     known: dict[str, Column] = {}
     counts: Counter[str] = Counter()
     for found in seen:
@@ -129,8 +129,10 @@ def _shared(seen: Sequence[Sequence[Column]]) -> list[Column]:
             known.setdefault(column.name, column)
     most = max(counts.values())
     core = {name for name, number in counts.items() if number == most}
-    kin = [found for found in seen if core & {column.name for column in found}]
-    return [column for name, column in known.items() if any(name in {c.name for c in found} for found in kin)]
+    kin = [{column.name for column in found} for found in seen if core & {column.name for column in found}]
+    each_its_own = all(len(header) == 2 for header in kin)  # the time and one sensor
+    shares = {name: sum(name in header for header in kin) / len(kin) for name in known}
+    return [column for name, column in known.items() if shares[name] >= 0.5 or (each_its_own and shares[name] > 0)]
 
 
 def with_unit(column: Column) -> tuple[str, str]:
@@ -160,6 +162,10 @@ def _array_columns(path: Path) -> list[Column] | str:
     if isinstance(tables, str):
         return tables
     header = list(dict.fromkeys(name for table in tables for name in table.header))
+    keys = [table.name.removeprefix(f"{path.name}/") for table in tables]
+    same = len({table.rows for table in tables}) == 1 and header == ["1"]
+    if same and any(Column(key).means(role) for key in keys for role in ("time", "run", "group", "rul", "label")):
+        header = keys  # arrays of one length, one of them called like a time or a machine: columns
     named = read_tables(path, path.name, Wanted(numbers=tuple(header)))
     table = tables[0] if isinstance(named, str) else named[0]
     return [
@@ -227,7 +233,7 @@ def _recordings(path: Path) -> int:
 def _rising(column: Column) -> bool:
     values = [value for cell in column.filled if (value := number(cell)) is not None]
     steps = np.diff(values)
-    return len(values) > 1 and bool((steps > 0).mean() > 0.9)
+    return bool((steps > 0).any()) and bool((steps >= 0).mean() > 0.9)
 
 
 def _step(time: Column | None) -> float:

@@ -143,3 +143,33 @@ def test_nothing_to_learn_from(plant: Any) -> None:
     plant.write("names.csv", [["Ann", "x"], ["Bob", "y"]], columns=["name", "team"])
     with pytest.raises(DataError, match="has no column of numbers"):
         draft_sensor_recipe(plant.root)
+
+
+def test_a_column_renamed_in_one_file_is_no_channel_of_its_own(plant: Any) -> None:
+    plant.fleet(6)
+    plant.write("m3.csv", plant.rows(3), columns=["time", "Temp_C", "pressure", "rpm"])
+    recipe = drafted(plant.root)
+    assert [channel.name for channel in recipe.data.channels] == ["temp", "pressure", "rpm"]
+    (said,) = [f for f in open_sensor_dataset(recipe).findings if f.kind == "renamed-channel"]
+    assert "m3.csv have no column 'temp' but 'Temp_C'" in said.text
+
+
+def test_long_rows_with_a_cycle_count(plant: Any) -> None:
+    rows = [
+        [str(unit), str(k), name, row[1 + i]]
+        for unit in range(5)
+        for k, row in enumerate(plant.rows(unit, 60))
+        for i, name in enumerate(("temp", "flow"))
+    ]
+    plant.write("long.csv", rows, columns=["unit", "cycle", "sensor", "value"])
+    dataset = open_sensor_dataset(drafted(plant.root / "long.csv"))
+    assert [len(run.time) for run in dataset.runs] == [60] * 5
+
+
+def test_arrays_are_columns_where_one_is_a_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    cycles = np.tile(np.arange(1.0, 51.0), 6)
+    np.savez(tmp_path / "fd.npz", unit=np.repeat(np.arange(6.0), 50), cycle=cycles, s1=rng.normal(size=300))
+    recipe = drafted(tmp_path / "fd.npz")
+    assert (recipe.data.run, recipe.data.time) == ("unit", "cycle")
+    assert len(open_sensor_dataset(recipe).runs) == 6

@@ -115,3 +115,16 @@ def test_stretches_of_one_machine_without_a_header(plant: Any, opened: Opened) -
         assert np.flatnonzero(run.labels).tolist() == [*range(60, 90), 200, 201]
     with pytest.raises(UserError, match="marks stretches of time"):
         opened(plant.root, task='kind = "regression"', more=more)
+
+
+def test_a_log_may_call_a_recording_by_its_files_or_its_runs_name(plant: Any, opened: Opened) -> None:
+    more = log(plant, [(f"m{i}", 299, "failure") for i in range(5)])
+    dataset = opened(plant.fleet(5), task='kind = "regression"', more=more)
+    assert all(run.rul is not None for run in dataset.runs)
+    for file in plant.root.iterdir():
+        file.unlink()
+    rows = [[f"m{i}", *row] for i in range(5) for row in plant.rows(i)]
+    plant.write("all.csv", rows, columns=["engine", *plant.columns])
+    dataset = opened(plant.root, data='time = "time"\nrun = "engine"', task='kind = "regression"', more=more)
+    assert [run.group for run in dataset.runs] == [f"all.csv/m{i}" for i in range(5)]
+    assert all(run.rul is not None for run in dataset.runs)
