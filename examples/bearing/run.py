@@ -35,12 +35,13 @@ def main() -> None:
     if asked.quick:
         recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
+    shutil.copy(HERE / "device.toml", asked.work / "device.toml")
     if not any((asked.work / "keys").glob("*")):
         edge_sft(asked.work, "keys", "init")
     edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
     edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
-    edge_sft(asked.work, "deploy", "runs/bearing-0.1.0.edge", "--to", "local")
-    unheard = min((asked.work / "recordings").glob("*-21_*.npz"))
+    edge_sft(asked.work, "deploy", "runs/bearing-0.1.0.edge", "--to", "local", "--profile", "device.toml")
+    unheard = min((asked.work / "recordings").glob("*-21_*.npy"))
     print(f"\nA bearing that the model never heard, window by window: {unheard.stem}", flush=True)
     edge_sft(asked.work, "predict", "runs/bearing-0.1.0.edge", str(unheard.relative_to(asked.work)), lines=12)
     print(f"\nRead {asked.work / 'runs' / 'report.html'}")
@@ -58,7 +59,9 @@ def prepare(data: Path, out: Path) -> None:
                     rpm, fault, place, size = found.groups()
                     name = f"{FAULTS[fault]}-{int(size):02d}_{rpm}rpm{(place or '').replace('@', '_at')}"
                     signal = file[key].astype(np.float32).ravel()
-                    np.savez(out / f"{name}.npz", acceleration=signal, speed=np.full(len(signal), float(rpm)))
+                    rows = np.empty(len(signal), dtype=[("acceleration", "<f4"), ("speed", "<f4")])
+                    rows["acceleration"], rows["speed"] = signal, float(rpm)
+                    np.save(out / f"{name}.npy", rows)
     if not any(out.iterdir()):
         sys.exit(f"{data} holds no .npz with arrays like 1797_IR_7_DE12. Give the folder of the recordings: --data DIR")
 

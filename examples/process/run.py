@@ -36,11 +36,12 @@ def main() -> None:
     if asked.quick:
         recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
+    shutil.copy(HERE / "device.toml", asked.work / "device.toml")
     if not any((asked.work / "keys").glob("*")):
         edge_sft(asked.work, "keys", "init")
     edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
     edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
-    edge_sft(asked.work, "deploy", "runs/process-0.1.0.edge", "--to", "local")
+    edge_sft(asked.work, "deploy", "runs/process-0.1.0.edge", "--to", "local", "--profile", "device.toml")
     edge_sft(asked.work, "commission", "runs-of-the-plant/normal-day.csv")
     print(f"\nA day with fault {asked.fault}, from its hour eight on:", flush=True)
     day = f"runs-of-the-plant/fault-{asked.fault:02d}.csv"

@@ -34,12 +34,13 @@ def main() -> None:
     if asked.quick:
         recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
     (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
+    shutil.copy(HERE / "device.toml", asked.work / "device.toml")
     engine = max((asked.work / "engines").glob("test-*.csv"), key=lambda file: file.stat().st_size)
     if not any((asked.work / "keys").glob("*")):
         edge_sft(asked.work, "keys", "init")
     edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
     edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
-    edge_sft(asked.work, "deploy", "runs/turbofan-0.1.0.edge", "--to", "local")
+    edge_sft(asked.work, "deploy", "runs/turbofan-0.1.0.edge", "--to", "local", "--profile", "device.toml")
     print(f"\nOne engine flown again, life left with its interval: {engine.stem}", flush=True)
     edge_sft(asked.work, "predict", "runs/turbofan-0.1.0.edge", str(engine.relative_to(asked.work)), lines=20)
     print(f"\nRead {asked.work / 'runs' / 'report.html'}")
