@@ -1,8 +1,8 @@
 """How much of a sensor graph must stay in float32: raw units, sums over time and spectra do not fit narrow numbers.
 
 A graph begins with arithmetic in the machine's own units (9,046 rpm ± 3): half precision would round the ± 3 away and
-overflow at 65,504. So the front up to the first layer, and up to the last tensor of large numbers, is never narrowed;
-where that is not enough, the gate finds out and more of the front stays.
+overflow at 65,504. So what comes before the first layer, and all that large numbers and choices depend on, is never
+narrowed; where that is not enough, the gate finds out and more of the front stays.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What may be INT8 between layers; everything else (masks, statistics, averages over members) stays float.
 _ACTIVATIONS = ("Relu", "Clip", "MaxPool", "AveragePool")
+# An operating condition, a neighbour, a place on an axis: rounded numbers choose another one, or one that is not there.
+_CHOOSING = ("ArgMin", "ArgMax", "TopK", "Floor", "Ceil", "Round")
 _LARGEST = 2048.0  # half precision counts whole numbers up to here, and its overflow is 32 times away
 _ATTEMPTS = 6
 
@@ -32,12 +34,11 @@ def fronts(model: onnx.ModelProto, seen: dict[str, Observed]) -> Iterator[frozen
         seen: What was seen of its tensors.
     """
     nodes = model.graph.node
-    large = _large(model, seen)
-    raw = [place for place, node in enumerate(nodes) if any(name in large for name in (*node.input, *node.output))]
-    layers = layer_names(model)
-    starts = [place for place, node in enumerate(nodes) if node.name in layers and place > max(raw, default=-1)]
+    kept = _kept(model, seen)
+    layers = layer_names(model) - kept
+    starts = [place for place, node in enumerate(nodes) if node.name in layers]
     for index in np.unique(np.linspace(0, len(starts) - 1, min(_ATTEMPTS, len(starts))).round().astype(int)):
-        yield frozenset(node.name for node in nodes[: starts[index]])
+        yield kept.union(node.name for node in nodes[: starts[index]])
 
 
 def never_int8(model: onnx.ModelProto, front: frozenset[str]) -> frozenset[str]:
@@ -52,6 +53,32 @@ def layer_names(model: onnx.ModelProto) -> frozenset[str]:
     stored = {tensor.name for tensor in model.graph.initializer}
     nodes = model.graph.node
     return frozenset(node.name for node in nodes if node.op_type in _COMPUTE and node.input[1] in stored)
+
+
+def _kept(model: onnx.ModelProto, seen: dict[str, Observed]) -> frozenset[str]:
+    """Return the nodes that see large numbers or choose places by numbers, and all that those depend on."""
+    large = _large(model, seen)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    waiting = [
+        node
+        for node in model.graph.node
+        if node.op_type in _CHOOSING or any(name in large for name in (*node.input, *node.output))
+    ]
+    waiting += [node for node in model.graph.node if node.op_type == "Cast" and _is_whole(node)]
+    kept: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if node.name not in kept:
+            kept.add(node.name)
+            waiting += [producers[name] for name in node.input if name in producers]
+    return frozenset(kept)
+
+
+def _is_whole(cast: onnx.NodeProto) -> bool:
+    from onnx import TensorProto
+
+    to = next(item.i for item in cast.attribute if item.name == "to")
+    return to in (TensorProto.INT32, TensorProto.INT64)
 
 
 def _large(model: onnx.ModelProto, seen: dict[str, Observed]) -> set[str]:
