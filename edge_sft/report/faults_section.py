@@ -79,6 +79,11 @@ def _figures(facts: FaultFacts) -> list[Html]:
     if not facts.sorting and healthy:
         words = "healthy recordings called faulty"
         shown.append(_figure(f"{needless}", f" of {healthy}", words, _exact(needless, healthy), "overkill"))
+    if not shown:
+        words = "recordings named right"
+        shown.append(
+            _figure(f"{facts.right}", f" of {len(facts.voted)}", words, _exact(facts.right, len(facts.voted)), "ink")
+        )
     whole = sum(right == all_ for right, all_ in facts.machines.values())
     machines = len(facts.machines)
     shown.append(
