@@ -46,6 +46,12 @@ def test_a_share_is_not_missed_by_rounding(length: int, tenths: int) -> None:
     assert ends_of(how, grid)[0] == -(-length * tenths // 10) - 1
 
 
+def test_seven_per_cent_of_a_hundred_are_seven() -> None:
+    how, grid = counted(60, length=100, min_valid=0.07)  # 0.07 × 100 is 7.000000000000001
+    assert ends_of(how, grid)[0] == 6
+    assert len(WindowBuffer(how, "pump").push(grid)) == 54
+
+
 def test_the_age_alone_makes_no_window() -> None:
     how = windowing(age=True, min_valid=0.01)
     grid = grid_run(how, np.arange(9.0), np.full((9, 1), np.nan))
