@@ -91,6 +91,17 @@ class Gridder:
         watched = self._validity.watched[self._validity.stuck]
         return tuple(self._windowing.channels[i].name for i in watched)
 
+    @property
+    def origin(self) -> float:
+        """Time from which the age counts: the run's first row. NaN before it."""
+        return self._timing.origin
+
+    def started(self, origin: float) -> None:
+        """Count the age of the present run from an earlier time: somebody saw more of it than this grid did."""
+        if self._origin == self._timing.origin:
+            self._origin = origin
+        self._timing.origin = origin
+
     def push(self, time: NDArray[np.float64], values: NDArray[np.float64]) -> Grid:
         """Take rows and return the cells that are over with them.
 

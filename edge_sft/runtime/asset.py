@@ -241,6 +241,17 @@ class Asset:
         elif self.health == "online":
             self._decided_s = now_s
 
+    def inherit_age(self, old: Asset) -> None:
+        """Take over since when the machine runs from an asset that saw more of it than the raw ring still holds."""
+        missed = self.gridder.origin - old.gridder.origin  # NaN before the first row
+        alike = self._windowing.gap_s == old._windowing.gap_s
+        if not (self._windowing.age and alike and missed > 0):
+            return
+        self.gridder.started(old.gridder.origin)
+        window = self._buffer.state()
+        window["values"][:, -1] += np.float32(missed / self._windowing.age_unit)
+        self._buffer = WindowBuffer.restore(self._windowing, self.name, window)
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Return grid, window and late rows; call `push` first."""
         parts = {"g": self.gridder.state(), "b": self._buffer.state(), "r": self._reorder.state(self._width)}

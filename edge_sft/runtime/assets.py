@@ -223,8 +223,10 @@ class Fleet:
             self._recalled(facts, stale_s)
 
     def inherit(self, other: Fleet, *, stale_s: float) -> None:
-        """Take over cases and healths of the fleet before a swap."""
+        """Take over cases, healths and ages of the fleet before a swap."""
         self.recall({"assets": [asset.facts() for asset in other._assets.values()]}, stale_s=stale_s)
+        for name, old in other._assets.items():
+            self._assets[name].inherit_age(old)
 
     def _recalled(self, facts: Mapping[str, Any], stale_s: float) -> Asset:
         now_s = time.monotonic()

@@ -122,6 +122,31 @@ def test_open_cases_and_offline_outlive_a_restart(how: Callable[..., Any], rows:
     assert view.counts["online"] == 0
 
 
+def test_the_age_outlives_a_model_with_other_windows(
+    how: Callable[..., Any], rows: Callable[..., Rows], cut: Callable[..., list[Rows]]
+) -> None:
+    """The raw ring holds the second half only; the old fleet knows since when the machine runs."""
+    pieces = cut(rows("a", 600), 60)
+    longer = how(age=True, length=30, hop=3)
+    old, new, whole = Fleet(how(age=True)), Fleet(longer), Fleet(longer)
+    for one in pieces[:40]:
+        old.take([one], _captured(), 0.0)
+        whole.take([one], _captured(), 0.0)
+    for one in pieces[30:40]:
+        new.take([one], _captured(), 0.0)
+    old.push()
+    new.push()
+    new.inherit(old, stale_s=10.0)
+    got = [due for one in pieces[40:] for due in new.take([one], _captured(), 0.0)]
+    want = [due for one in pieces[40:] for due in whole.take([one], _captured(), 0.0)]
+    assert len(got) > 50
+    ages = {round(due.window.end, 6): due.window.values[:, -1] for due in want}
+    shared = [due for due in got if round(due.window.end, 6) in ages]
+    for due in shared:
+        np.testing.assert_allclose(due.window.values[:, -1], ages[round(due.window.end, 6)], atol=1e-3)
+    assert float(got[-1].window.values[-1, -1]) == pytest.approx(float(want[-1].window.values[-1, -1]), abs=0.5)
+
+
 def test_names_from_the_network_do_not_fill_the_memory(how: Callable[..., Any], rows: Callable[..., Rows]) -> None:
     fleet = Fleet(how(), most=10)
     for number in range(1000):
