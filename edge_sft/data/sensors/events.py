@@ -136,7 +136,7 @@ def judge(
             Finding(
                 "note",
                 "no-event",
-                f"{_number(len(silent), 'machine')} have no event in the failure log ({_names(silent)}): "
+                f"{_number(len(silent), 'machine')} without an event in the failure log ({_names(silent)}): "
                 "how long they live is only known to be longer than recorded.",
                 "",
                 tuple(silent),
@@ -179,7 +179,14 @@ def _far(logged: Mapping[str, Sequence[Event]], known: Mapping[str, tuple[float,
 def _similar(name: str, known: Mapping[str, tuple[float, float]]) -> list[str]:
     plain = {"".join(c for c in one.casefold() if c.isalnum()).replace("0", ""): one for one in known}
     mine = "".join(c for c in name.casefold() if c.isalnum()).replace("0", "")
-    return [plain[mine]] if mine in plain else get_close_matches(name, list(known), n=1, cutoff=0.7)
+    if mine in plain:
+        return [plain[mine]]
+    alike = [one for one in known if _digits(one) == _digits(name)]  # pump 7 is not a misspelt pump 2
+    return get_close_matches(name, alike, n=1, cutoff=0.7)
+
+
+def _digits(name: str) -> str:
+    return "".join(c for c in name if c.isdigit()).lstrip("0")
 
 
 def _names(names: Sequence[str]) -> str:

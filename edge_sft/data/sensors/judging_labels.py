@@ -95,7 +95,7 @@ def _labels(recipe: SensorRecipe, dataset: SensorDataset, labels: Sequence[Label
     unknown = sum(int((run.labels < 0).sum()) for run in dataset.runs if run.labels is not None)
     if unknown:
         share = unknown / sum(len(run.time) for run in dataset.runs)
-        text = f"{count(unknown, 'row')} ({percent(share)}) have no label; they are neither trained on nor scored."
+        text = f"Without a label: {count(unknown, 'row')} ({percent(share)}), neither trained on nor scored."
         yield Finding("note", "label", text)
     if not isinstance(recipe.task, FaultTask):
         if dataset.labels and not sum(labels[1].rows.values()):

@@ -103,7 +103,7 @@ def _same(runs: Sequence[Run], looks: Sequence[TimeLook]) -> Iterator[Finding]:
     remedy = "Of equal times the last value counts, or their mean (window.aggregate)."
     if share > 0.5:
         remedy = "Is the time column too coarse, or are several machines in one run? data.run or data.group tells them."
-    text = f"{count(rows, 'row')} ({percent(share)}) have the time of the row before."
+    text = f"At the time of the row before: {count(rows, 'row')} ({percent(share)})."
     yield Finding("warning" if share > 0.5 else "note", "same-time", text, remedy, ids)
 
 

@@ -55,7 +55,7 @@ def of_tables(
         yield Finding(
             "warning",
             "broken-rows",
-            f"{_number(rows, 'row')} in {_number(len(ids), 'file')} have too few or too many cells and were left out.",
+            f"Left out for too few or too many cells: {_number(rows, 'row')} in {_number(len(ids), 'file')}.",
             "Was the file cut off, or does a text hold the separator?",
             ids,
         )
@@ -89,13 +89,16 @@ def _missing(
     taken = {_column(other) for other in recipe.data.channels}
     first = lacking[0]
     free = [column for column in headers.get(first, ()) if column not in taken]
-    close = similar(_column(channel), free)
+    usual = {name for file, header in headers.items() if file not in lacking for name in header}
+    strange = [column for column in free if column not in usual]  # what only these files have
+    close = strange[0] if len(strange) == 1 else similar(_column(channel), free)
     files = first if len(lacking) == 1 else f"{first} and {_number(len(lacking) - 1, 'file')} more"
     if close is not None:
         return Finding(
             "warning",
             "renamed-channel",
-            f"Channel '{channel.name}': {files} have no column '{_column(channel)}' but '{close}'; was it renamed? "
+            f"Channel '{channel.name}': {files} {'has' if len(lacking) == 1 else 'have'} no column '{_column(channel)}' "
+            f"but '{close}'; was it renamed? "
             "Its values count as missing there.",
             f"Rename the column in the files to '{_column(channel)}'; a pattern in data.channels.column fits both.",
             tuple(lacking),
@@ -131,7 +134,7 @@ def _no_time(recipe: SensorRecipe, tables: Sequence[Table], parts: Sequence[Part
     lost = {table.name: table.rows - used[table.name] for table in tables if table.rows > used[table.name]}
     if lost:
         rows = sum(lost.values())
-        text = f"{_number(rows, 'row')} in {_number(len(lost), 'file')} have no readable time and were left out."
+        text = f"Left out for want of a readable time: {_number(rows, 'row')} in {_number(len(lost), 'file')}."
         yield Finding("warning", "no-time", text, "Look at them: cut off, or written in two ways?", tuple(lost))
 
 
@@ -144,7 +147,7 @@ def _no_group(recipe: SensorRecipe, parts: Sequence[Part]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "no-group",
-            f"{_number(len(alone), 'file')} have no group by data.group = '{setting}', for example {alone[0]}; each "
+            f"No group by data.group = '{setting}' in {_number(len(alone), 'file')}, for example {alone[0]}; each "
             "counts as a group of its own.",
             "If it is of a machine that other files are of too, results are flattered: mend the pattern or the column.",
             alone,
@@ -160,8 +163,8 @@ def _no_numbers(recipe: SensorRecipe, tables: Sequence[Table]) -> Iterator[Findi
             yield Finding(
                 "warning",
                 "no-number",
-                f"Channel '{channel.name}': {_number(cells, 'cell')} in {_number(len(found), 'file')} are no numbers, "
-                f"for example '{found[0][2]}' in {found[0][0]}; they count as missing.",
+                f"Channel '{channel.name}' holds text instead of numbers: {_number(cells, 'cell')} in "
+                f"{_number(len(found), 'file')}, for example '{found[0][2]}' in {found[0][0]}; it counts as missing.",
                 "Is that a state word of the historian, or another column?",
                 tuple(name for name, _, _ in found),
             )

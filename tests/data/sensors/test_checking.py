@@ -150,7 +150,7 @@ def test_text_cells_and_cut_rows(plant: Any, checked: Checked) -> None:
     rows[-1] = rows[-1][:2]
     plant.write("m2.csv", rows)
     findings = checked(plant.root)
-    assert "1 cell in 1 file are no numbers, for example 'Bad Input' in m2.csv" in of(findings, "no-number")[0].text
+    assert "1 cell in 1 file, for example 'Bad Input' in m2.csv" in of(findings, "no-number")[0].text
     assert of(findings, "broken-rows")[0].ids == ("m2.csv",)
 
 

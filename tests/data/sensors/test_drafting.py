@@ -151,7 +151,7 @@ def test_a_column_renamed_in_one_file_is_no_channel_of_its_own(plant: Any) -> No
     recipe = drafted(plant.root)
     assert [channel.name for channel in recipe.data.channels] == ["temp", "pressure", "rpm"]
     (said,) = [f for f in open_sensor_dataset(recipe).findings if f.kind == "renamed-channel"]
-    assert "m3.csv have no column 'temp' but 'Temp_C'" in said.text
+    assert "m3.csv has no column 'temp' but 'Temp_C'" in said.text
 
 
 def test_long_rows_with_a_cycle_count(plant: Any) -> None:

@@ -115,7 +115,7 @@ def test_a_missing_and_a_renamed_channel_go_on_without(plant: Any, opened: Opene
     plant.write("m2.csv", [[r[0], r[1], r[2]] for r in plant.rows(2)], columns=["time", "temp", "pressure"])
     dataset = opened(plant.root)
     said = {finding.kind: finding for finding in dataset.findings}
-    assert "no column 'temp' but 'Temperature'; was it renamed?" in said["renamed-channel"].text
+    assert "m1.csv has no column 'temp' but 'Temperature'; was it renamed?" in said["renamed-channel"].text
     assert said["renamed-channel"].ids == ("m1.csv",)
     assert said["missing-channel"].ids == ("m2.csv",)
     assert np.isnan(dataset.runs[1].values[:, 0]).all()
@@ -182,7 +182,7 @@ def test_rows_without_a_time_and_files_without_a_group_are_told(plant: Any, open
     plant.write("other.csv", rows)
     dataset = opened(plant.root, data='time = "time"\ngroup = "file:^(m[0-9]+)"')
     said = {finding.kind: finding for finding in dataset.findings}
-    assert "1 row in 1 file have no readable time" in said["no-time"].text
+    assert "want of a readable time: 1 row in 1 file" in said["no-time"].text
     assert said["no-group"].ids == ("other.csv",)
     assert next(run for run in dataset.runs if run.id == "other.csv").group == "other.csv"
 
@@ -191,3 +191,10 @@ def test_a_renamed_file_is_the_same_rows(plant: Any, opened: Opened) -> None:
     before = opened(plant.fleet(6), data='time = "time"\ngroup = "file:([0-9]+)"').fingerprint
     (plant.root / "m3.csv").rename(plant.root / "pump3.csv")
     assert opened(plant.root, data='time = "time"\ngroup = "file:([0-9]+)"').fingerprint == before
+
+
+def test_a_channel_with_quite_another_name_is_found_by_being_the_only_strange_one(plant: Any, opened: Opened) -> None:
+    plant.fleet(6)
+    plant.write("m1.csv", plant.rows(1), columns=["time", "AI_07", "pressure", "rpm"])
+    (said,) = opened(plant.root).findings
+    assert (said.kind, "'AI_07'; was it renamed?" in said.text) == ("renamed-channel", True)
