@@ -177,7 +177,10 @@ def _read(slot: Slot, paths: Sequence[Path], asset: str | None) -> Iterator[Rows
     if not parts:
         raise DataError("the files", f"hold no usable rows ({reasons[0] if reasons else 'none were given'})", "")
     channels = tuple(channel.name for channel in recipe.data.channels)
-    for part in join(parts, recipe.data.run):
+    whole = join(parts, recipe.data.run)
+    if asset is None and not all(part.asset or part.group for part in whole):
+        errors.print("the files do not name the machine: give --asset as the agent calls it", markup=False)
+    for part in whole:
         named = part.asset or asset or part.group or part.run or part.file
         yield Rows(named, part.time, part.values, channels)
 
