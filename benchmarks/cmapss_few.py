@@ -40,10 +40,10 @@ from edge_sft.models.sensors.regressor import Regressor
 from edge_sft.progress import Silent
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.training.sensors import finetune
-from edge_sft.training.sensors.features import Table, fit_front, known, table_of
+from edge_sft.training.sensors.features import Table, fit_front, table_of
 from edge_sft.training.sensors.fit import fit_sensors, training_key
 from edge_sft.training.sensors.members import each
-from edge_sft.training.sensors.regression import statistics
+from edge_sft.training.sensors.regression import known, statistics
 
 TABLE = HERE / "results" / "cmapss_few.md"
 SET = "FD001_few"
