@@ -94,10 +94,11 @@ def _missing(
     close = strange[0] if len(strange) == 1 else similar(_column(channel), free)
     files = first if len(lacking) == 1 else f"{first} and {_number(len(lacking) - 1, 'file')} more"
     if close is not None:
+        lack = "has" if len(lacking) == 1 else "have"
         return Finding(
             "warning",
             "renamed-channel",
-            f"Channel '{channel.name}': {files} {'has' if len(lacking) == 1 else 'have'} no column '{_column(channel)}' "
+            f"Channel '{channel.name}': {files} {lack} no column '{_column(channel)}' "
             f"but '{close}'; was it renamed? "
             "Its values count as missing there.",
             f"Rename the column in the files to '{_column(channel)}'; a pattern in data.channels.column fits both.",
