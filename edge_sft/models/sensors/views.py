@@ -21,7 +21,7 @@ from edge_sft.preprocess import Windowing
 
 NAMES = ("order", "order-white", "lines", "lines-white", "bands")
 SPEED_UNITS = ("rpm", "1/min", "r/min", "min-1")
-MAX_LENGTH = 49152  # beyond it the transforms' constants would pass 2 MB
+MAX_LENGTH = 32768  # beyond it the graph's constants would pass 2 MB
 MIN_LENGTH = 32
 BANDS = 24
 RAW = 8  # envelope spectra of the raw wave: the whole and seven bands
@@ -182,7 +182,7 @@ class LinesView(nn.Module):
         for row, (_, column) in enumerate(places):
             share[row, column] = 1 / len(groups[column])
         self.register_buffer("near", torch.from_numpy(near.astype(np.int64)), persistent=False)
-        self.register_buffer("around", torch.from_numpy(around / around.sum(0)), persistent=False)
+        self.register_buffer("around", torch.from_numpy(around / around.sum(0) @ share), persistent=False)
         self.register_buffer("share", torch.from_numpy(share), persistent=False)
 
     def forward(self, look: Look) -> Tensor:
@@ -190,7 +190,7 @@ class LinesView(nn.Module):
         level = torch.log((look.white if self.white else look.raw) + _FLOOR)
         near = torch.index_select(level, 3, self.near)
         peaks = near.reshape(-1, *level.shape[1:3], self.lines, self.width).amax(-1)
-        return ((peaks - level @ self.around) @ self.share).amax(2).flatten(1)
+        return (peaks @ self.share - level @ self.around).amax(2).flatten(1)
 
 
 def line_groups(orders: tuple[float, ...]) -> list[list[float]]:

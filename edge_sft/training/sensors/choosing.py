@@ -52,7 +52,7 @@ def choose_views(known: Examples, names: tuple[str, ...], how: Training, folds: 
         return Chosen(menu[0], {}, said.mean(0), heard, 1.0)
     label, group = known.label[heard], known.group[heard]
     tried = {views: balanced_accuracy(said[list(views)][:, heard].mean(0), label, group) for views in menu}
-    best = max(menu, key=lambda views: tried[views])
+    best = max(menu, key=lambda views: (tried[views], -len(views)))
     views = best if tried[best] > tried[menu[0]] + _WORTH else menu[0]
     mean = said[list(views)].mean(0)
     temperature = fit_temperature(np.log(mean[heard] + 1e-7), label, balanced_weights(label, group))
