@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,32 +14,41 @@ from edge_sft.data.sensors.judging_values import Looks
 from edge_sft.data.sensors.wording import names
 from edge_sft.sensor_recipe import SensorRecipe
 
+_HEAT = r"temp|therm|heat|°|deg|celsius|fahrenheit|kelvin|grad\b|^[cfk]$|oil|bearing|water|air|coolant"
+_PRESSURE = r"press|druck|vacuum|\bbar\b|psi|k?pa\b|hydraul|pneum"
+_RATE = r"speed|rpm|rev|drehzahl|freq|hz|flow|rate|durchfluss|/ ?(?:s|min|h)|per"
+
 
 @dataclass(frozen=True)
 class Conversion:
-    """other = value × scale + offset, as in °F = °C × 1.8 + 32; ``slack`` is how near the levels must come."""
+    """other = value × scale + offset, as in °F = °C × 1.8 + 32; ``slack`` is how near the levels must come.
+
+    ``of`` is what a channel's name or unit must hold to be that kind of quantity: a valve that opens from 25 to 75 per
+    cent is no temperature in °F.
+    """
 
     words: str
     scale: float
     offset: float = 0.0
     slack: float = 0.35  # of the level: machines differ
+    of: str = ""
 
 
 CONVERSIONS = (
-    Conversion("°F instead of °C", 1.8, 32.0, 0.15),
-    Conversion("°C instead of °F", 1 / 1.8, -32.0 / 1.8, 0.15),
-    Conversion("K instead of °C", 1.0, 273.15, 0.05),
-    Conversion("°C instead of K", 1.0, -273.15, 0.05),
-    Conversion("psi instead of bar", 14.5038, slack=0.2),
-    Conversion("bar instead of psi", 1 / 14.5038, slack=0.2),
+    Conversion("°F instead of °C", 1.8, 32.0, 0.15, _HEAT),
+    Conversion("°C instead of °F", 1 / 1.8, -32.0 / 1.8, 0.15, _HEAT),
+    Conversion("K instead of °C", 1.0, 273.15, 0.05, _HEAT),
+    Conversion("°C instead of K", 1.0, -273.15, 0.05, _HEAT),
+    Conversion("psi instead of bar", 14.5038, slack=0.2, of=_PRESSURE),
+    Conversion("bar instead of psi", 1 / 14.5038, slack=0.2, of=_PRESSURE),
     Conversion("10 times the others", 10.0),
     Conversion("a tenth of the others", 0.1),
     Conversion("100 times the others (kPa instead of bar, cm instead of m, per cent instead of a share)", 100.0),
     Conversion("a hundredth of the others (bar instead of kPa, m instead of cm)", 0.01),
     Conversion("1,000 times the others (milli)", 1000.0),
     Conversion("a thousandth of the others (kilo)", 0.001),
-    Conversion("60 times the others (per minute instead of per second)", 60.0, slack=0.2),
-    Conversion("a sixtieth of the others (per second instead of per minute)", 1 / 60.0, slack=0.2),
+    Conversion("60 times the others (per minute instead of per second)", 60.0, slack=0.2, of=_RATE),
+    Conversion("a sixtieth of the others (per second instead of per minute)", 1 / 60.0, slack=0.2, of=_RATE),
 )
 
 
@@ -48,7 +58,9 @@ def judge_units(recipe: SensorRecipe, runs: Sequence[Run], looks: Looks) -> Iter
         if channel.name in recipe.data.conditions:
             continue
         levels = _levels(runs, looks, i)
-        for words, conversion, machines, usual, odd in _odd_ones(levels):
+        said = f"{channel.name} {channel.column or ''} {channel.unit}".casefold()
+        fitting = [c for c in CONVERSIONS if re.search(c.of, said) or re.search(c.of, channel.unit.casefold())]
+        for words, conversion, machines, usual, odd in _odd_ones(levels, fitting):
             back = f"scale = {1 / conversion.scale:.6g}"
             if conversion.offset:
                 back += f", offset = {-conversion.offset / conversion.scale:.6g}"
@@ -75,7 +87,7 @@ def _levels(runs: Sequence[Run], looks: Looks, i: int) -> dict[str, tuple[float,
 
 
 def _odd_ones(
-    levels: dict[str, tuple[float, float]],
+    levels: dict[str, tuple[float, float]], conversions: Sequence[Conversion]
 ) -> Iterator[tuple[str, Conversion, list[str], float, float]]:
     if len(levels) < 2:
         return
@@ -94,7 +106,7 @@ def _odd_ones(
     for asset, (middle, wide) in levels.items():
         if abs(middle - usual) <= max(3 * scatter, 0.3 * abs(usual), 3 * spread):
             continue
-        fitting = [(miss, c) for c in CONVERSIONS if (miss := _miss(c, usual, spread, middle, wide)) <= 1.0]
+        fitting = [(miss, c) for c in conversions if (miss := _miss(c, usual, spread, middle, wide)) <= 1.0]
         if fitting:
             gathered.setdefault(min(fitting, key=lambda one: one[0])[1], []).append(asset)
     for conversion, machines in gathered.items():

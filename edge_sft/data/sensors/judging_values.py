@@ -17,19 +17,22 @@ Looks = Sequence[Sequence[ChannelLook]]  # [run][channel]
 
 _CODES = (-9999.0, -999.0, -99.0, 999.0, 9999.0, 99999.0, 65535.0, 32767.0, -32768.0, 4095.0, 2147483647.0, -1.0, 0.0)
 _STUCK_ROWS, _STUCK_TIMES = 30, 10  # rows, and times the channel's usual stretch, before a repeat is suspicious
+_MANY = 5  # channels that are stuck
 _NOTHING = 0.2  # of the rows
 
 
 def judge_values(recipe: SensorRecipe, runs: Sequence[Run], looks: Looks) -> Iterator[Finding]:
     """Judge every channel over all runs."""
+    stuck: dict[str, Finding] = {}
     for i, channel in enumerate(recipe.data.channels):
         mine = [look[i] for look in looks]
         values = [run.values[:, i] for run in runs]
         yield from _dead(recipe, channel, runs, mine)
-        yield from _stuck(channel, runs, mine, i)
+        stuck.update((channel.name, found) for found in _stuck(channel, runs, mine, i))
         yield from _nothing(channel, runs, mine)
         yield from _outside(channel, runs, values)
         yield from _codes(channel, runs, values, mine)
+    yield from _together(stuck)
     yield from _twins(recipe, runs)
 
 
@@ -84,6 +87,21 @@ def _stuck(channel: ChannelSection, runs: Sequence[Run], looks: Sequence[Channel
         else f"If the sensor hung, set stuck_s = {_round(seconds / 2):g} for the channel: what repeats itself for "
         "longer is then not valid.",
         tuple(run.id for run, _ in found),
+    )
+
+
+def _together(stuck: dict[str, Finding]) -> Iterator[Finding]:
+    """Say once what many channels do: then it is the logger or the plant that stopped, not the sensors."""
+    if len(stuck) < _MANY:
+        yield from stuck.values()
+        return
+    first = next(iter(stuck.values()))
+    yield Finding(
+        "warning",
+        "stuck",
+        f"{count(len(stuck), 'channel')} are stuck ({names(list(stuck))}). {first.text}",
+        "So many at once: did the logger or the plant stop there? Leave such rows out.",
+        tuple(dict.fromkeys(name for found in stuck.values() for name in found.ids)),
     )
 
 

@@ -132,10 +132,10 @@ def longest(flags: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def changes(values: NDArray[np.float64], start: int, rows: int) -> NDArray[np.bool_]:
-    """Tell which channels of [n, C] change within a stretch of rows."""
+    """Tell which channels of [n, C] go on changing within a stretch of rows: in a tenth of its steps or more."""
     part = values[start : start + rows]
     with np.errstate(invalid="ignore"):
-        return np.asarray((np.diff(part, axis=0) != 0).any(axis=0) & np.isfinite(part).any(axis=0))
+        return np.asarray(((np.diff(part, axis=0) != 0) & np.isfinite(part[1:])).mean(axis=0) >= 0.1)
 
 
 def envelope(

@@ -175,3 +175,22 @@ def test_a_rul_column_that_rises(plant: Any, checked: Checked) -> None:
         plant.write(f"m{i}.csv", rows, columns=[*plant.columns, "RUL"])
     findings = checked(plant.root, data='time = "time"\nrul = "RUL"', task='kind = "regression"')
     assert any(f.severity == "error" and "rises within 8 runs" in f.text for f in of(findings, "life"))
+
+
+def test_a_valve_that_opens_is_no_temperature(plant: Any, checked: Checked) -> None:
+    for i in range(8):
+        rows = plant.rows(i)
+        for row in rows:
+            row[1] = f"{(75.2 if i == 3 else 24.7) + float(row[1]) / 60:.3f}"
+        plant.write(f"m{i}.csv", rows, columns=["time", "valve", "pressure", "rpm"])
+    assert not of(checked(plant.root, channels=["valve", "pressure", "rpm"]), "unit")
+
+
+def test_a_logger_that_froze_altogether_is_no_stuck_sensor(plant: Any, checked: Checked) -> None:
+    plant.fleet(8)
+    rows = plant.rows(2)
+    frozen = [[row[0], *rows[100][1:]] for row in rows[100:250]]
+    frozen[1][3] = rows[101][3]
+    frozen[0][3] = rows[99][3]
+    plant.write("m2.csv", [*rows[:100], *frozen, *rows[250:]])
+    assert not of(checked(plant.root), "stuck")
