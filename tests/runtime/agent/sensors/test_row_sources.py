@@ -229,7 +229,7 @@ def test_it_keeps_its_time(tmp_path: Path, rows: Callable[..., Rows]) -> None:
     path = _csv(tmp_path / "a.csv", rows("a", 50))
     began = time.monotonic()
     assert len(_joined(_all(_open(tmp_path, path, rows=1, speed=10)), "a")[0]) == 50
-    assert 0.4 <= time.monotonic() - began < 5
+    assert 0.4 <= time.monotonic() - began < 30
 
 
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_rows_of_many_assets_become_decisions_states_and_cases(
     agent = Agent(configure(root, broker.port, {"source": SOURCE, "assets": assets}))
     end = running(agent)
     eventually(lambda: heard.state().get("status") == "running")
-    recordings = [rows(f"pump-{number}", 60) for number in range(40)]
+    recordings = [rows(f"pump-{number}", 60) for number in range(20)]
     recordings[3].values[20:, 0] = 0.5  # what opens a case
     sender = Sender(broker.port)
     for at in range(60):
@@ -73,13 +73,13 @@ def test_rows_of_many_assets_become_decisions_states_and_cases(
         if at == 30:
             sender.raw("plant/pump-1/sensors", "{not json")
             sender.raw("plant/pump-1/sensors", '{"time": "yesterday", "c0": 1}')
-    eventually(lambda: len(heard.predictions()) >= 40 * 28, 30)
+    eventually(lambda: len(heard.predictions()) >= 20 * 28, 30)
     assert sorted(e.seq for e in heard.envelopes()) == list(range(len(heard.envelopes())))
     opened = eventually(lambda: [e for e in heard.said("event") if e["kind"] == "case_opened"])
     assert [e["facts"]["asset"] for e in opened] == ["pump-3"]
     state = eventually(
         lambda: next(
-            (s for s in heard.said("state") if s.get("assets", {}).get("counts", {}).get("online") == 40), None
+            (s for s in heard.said("state") if s.get("assets", {}).get("counts", {}).get("online") == 20), None
         )
     )
     assert state["assets"]["counts"]["offline"] == 1
@@ -87,7 +87,7 @@ def test_rows_of_many_assets_become_decisions_states_and_cases(
     refused = [e for e in heard.said("event") if e["kind"] == "rows_refused"]
     assert refused
     assert any("is not JSON" in e["detail"] or "time that is none" in e["detail"] for e in refused)
-    eventually(lambda: heard.state()["assets"]["counts"]["offline"] == 41, what="silence is told")
+    eventually(lambda: heard.state()["assets"]["counts"]["offline"] == 21, what="silence is told")
     assert heard.state()["assets"]["open_cases"] == 1, "silence closes no case"
     assert heard.state()["assets"]["cases"]["pump-3"]["number"] == 1
     assert any("assets (pump-0" in e["detail"] for e in heard.said("event")), "one sentence for many"
@@ -143,7 +143,7 @@ def test_killed_while_rows_come_and_every_decision_arrives(
 
     child = start()
     eventually(lambda: heard.state().get("status") == "running", 30)
-    recordings = [rows(f"pump-{number}", 160) for number in range(5)]
+    recordings = [rows(f"pump-{number}", 160) for number in range(4)]
     sender = Sender(broker.port)
     for at in range(160):
         for one in recordings:
