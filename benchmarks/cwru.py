@@ -152,8 +152,8 @@ def score(recipe: SensorRecipe, runs: tuple[Run, ...], config: str) -> str:
 _LIMITS = (
     "What the folds are not: independent of each other. The configuration was compared for each fold by leaving one "
     "more of its training sizes out, but there are only four sizes: one fold's training size is another's test, and "
-    "about a hundred variants of views and heads were compared that way while they were designed. A fold's test holds three bearings: a fault that is "
-    "misjudged throughout costs 33 points."
+    "about a hundred variants of views and heads were compared that way while they were designed. A fold's test holds "
+    "three bearings: a fault that is misjudged throughout costs 33 points."
 )
 
 
