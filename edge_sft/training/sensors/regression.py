@@ -97,7 +97,7 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     near = held.near(task.cap)  # healthy rows are covered by the cap itself and would hide the others
     found = conformal.offsets(near.value, near.truth, near.group, task.quantiles, task.cap)
     judged = known(table_of(front, windowing, lived(dataset.split("val"))))
-    surer = averaging(members, judged, recipe.train.members, task.cap)
+    surer = averaging(members, judged, recipe.train.members, held, task.cap)
     interval.offsets.copy_(torch.from_numpy(found * surer))
     module = Regressor(front, members, interval, task.cap).eval()
     return assemble(
@@ -174,19 +174,21 @@ def held_out(members: Members, table: Table, left_out: list[NDArray[np.int64]], 
     return Held(value, np.minimum(table.life, cap), table.group, table.life)
 
 
-def averaging(members: Members, judged: Table, repeats: int, cap: float) -> float:
+def averaging(members: Members, judged: Table, repeats: int, held: Held, cap: float) -> float:
     """Return how much smaller the error of all nets' mean is than that of those which spoke for the held-out machines.
 
     A held-out row is judged by one net of each repeat, the model is the mean of all: without this its interval is too
-    wide. Measured on validation machines, which no net has seen; 1 where there are none.
+    wide. The mean square error falls by the nets' variance, which validation machines tell (no net has seen them); the
+    error it is compared with is the held-out one, of many more machines. 1 where there is no validation machine.
     """
-    near = judged.take(judged.life <= _NEAR * cap)
-    if not len(near):
+    seen = judged.take(judged.life <= _NEAR * cap)
+    near = held.near(cap)
+    error = rmse(near.value, near.truth) ** 2
+    if not len(seen) or not error:
         return 1.0
-    truth = np.minimum(near.life, cap)
-    said = each(members, near.features).clip(0, 1) * cap
-    some = said.reshape(repeats, -1, len(near)).mean(axis=0)
-    return rmse(said.mean(axis=0), truth) / max(float(np.sqrt(((some - truth) ** 2).mean())), 1e-9)
+    said = each(members, seen.features).clip(0, 1) * cap
+    variance = float(said.reshape(repeats, -1, len(seen)).mean(axis=0).var(axis=0).mean())
+    return float(np.sqrt(np.clip(1 - variance / error, 0.5, 1.0)))
 
 
 def replay_of(table: Table, seed: int) -> dict[str, NDArray[Any]]:
