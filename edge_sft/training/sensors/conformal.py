@@ -56,12 +56,16 @@ def widening(
     cap: float,
     *,
     least: float = 1.0,
+    stretched: bool = True,
 ) -> float:
-    """Return the smallest factor ≥ ``least`` by which the outermost levels cover what they promise, groups even."""
+    """Return the smallest factor ≥ ``least`` by which the outermost levels cover what they promise, groups even.
+
+    ``stretched`` asks for (1 + 1/groups) of it, for an interval that rests on these groups alone.
+    """
     if len(levels) < 2 or not len(value):
         return 1.0
-    groups = len(np.unique(group))
-    nominal = min((levels[-1] - levels[0]) * (1 + 1 / groups), 0.999)
+    stretch = 1 + 1 / len(np.unique(group)) if stretched else 1.0
+    nominal = min((levels[-1] - levels[0]) * stretch, 0.999)
     weight = _evenly(group)
     low, high = (np.interp(value, np.linspace(0, cap, KNOTS), found[row]) for row in (0, -1))
     for factor in np.geomspace(least, _WIDEST, 120):

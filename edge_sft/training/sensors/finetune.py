@@ -192,12 +192,15 @@ def _between(base: Members, tuned: Members, share: float) -> Members:
 
 
 def _widen(module: Regressor, held: Held, levels: tuple[float, ...]) -> None:
-    """Widen the base's interval where the new machines show that it covers too little."""
+    """Widen the base's interval where the new machines show that it covers too little.
+
+    Not by what conformal prediction asks of so few machines: the base's interval comes from many.
+    """
     if len(np.unique(held.group)) < _WIDEN:
         return
     near = held.near(module.cap)
     found = module.interval.offsets.double().numpy()
-    factor = conformal.widening(found, near.value, near.truth, near.group, levels, module.cap)
+    factor = conformal.widening(found, near.value, near.truth, near.group, levels, module.cap, stretched=False)
     module.interval.offsets.mul_(factor)
 
 
