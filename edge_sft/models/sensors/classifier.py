@@ -116,7 +116,7 @@ class FaultClassifier(nn.Module):
 
 def sharpened(probabilities: Tensor, temperature: Tensor) -> Tensor:
     """Return p^(1/temperature), made to add up to 1 again."""
-    return torch.softmax(torch.log(probabilities + _TINY) / temperature, dim=-1)
+    return torch.softmax(torch.log(torch.clamp(probabilities, min=_TINY)) / temperature, dim=-1)
 
 
 def build(task: Task, windowing: Windowing, config: dict[str, Any]) -> FaultClassifier:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from edge_sft.errors import BugError
 
 Complex = tuple[Tensor, Tensor]
-EPSILON = 1e-6
+EPSILON = 1e-6  # where a tiny number guards a division it clamps: the exporter drops an addition of less than 1e-8
 
 
 def factors(n: int) -> tuple[int, int]:
@@ -116,7 +116,7 @@ class Spectrum(nn.Module):
         return torch.sqrt(real * real + imag * imag + EPSILON)[..., :bins]
 
     def _transform(self, signal: Tensor) -> Complex:
-        level = torch.sqrt((signal * signal).mean(-1, keepdim=True) + EPSILON**2)
+        level = torch.clamp(torch.sqrt((signal * signal).mean(-1, keepdim=True)), min=EPSILON)
         tapered = signal / level * self.taper
         real, imag = self.dft(functional.pad(tapered, (0, self.n - self.length)))
         return real, imag
@@ -168,7 +168,7 @@ class EnvelopeSpectrum(nn.Module):
         x, y = self.back(functional.pad(real, padding), functional.pad(imag, padding))
         power = x * x + y * y
         power = power - power.mean(-1, keepdim=True)
-        spread = torch.sqrt((power * power).mean(-1, keepdim=True) + EPSILON**2)
+        spread = torch.clamp(torch.sqrt((power * power).mean(-1, keepdim=True)), min=EPSILON)
         re, im = self.dft(power / spread)
         return torch.sqrt(re * re + im * im + EPSILON)
 
