@@ -48,8 +48,8 @@ class Sample:
     """One raw frame or row batch, before any preprocessing.
 
     Attributes:
-        data: Frame as read: uint8 or uint16, [H, W] grey or [H, W, 3] **RGB**; or `Encoded`, or `Rows`. None when it could not be
-            read; ``fault`` then says why and the decision will be ``no_decision``.
+        data: Frame as read: uint8 or uint16, [H, W] grey or [H, W, 3] **RGB**; or `Encoded`, or `Rows`. None when it
+            could not be read; ``fault`` then says why and the decision will be ``no_decision``.
         captured_at: UTC wall-clock time of capture.
         captured_monotonic_s: ``time.monotonic()`` at capture; deadlines are measured against it.
         stream: Name of the stream (camera) it belongs to.
