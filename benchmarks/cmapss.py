@@ -132,7 +132,7 @@ def score(name: str, seed: int, who: tuple[str, ...], *, age: bool, data: Path, 
     tested = protocol.stopped_runs(name, root=data)
     out = work / f"{name}-{seed}-{'age' if age else 'plain'}-{digest}"
     if "ours" in who and not looked(looks(), set=f"cmapss_{name}", seed=seed, who=f"ours{suffix}", config=digest):
-        meta = fit_sensors(recipe, protocol.dataset((*runs, *tested), data), out, recipe_text=recipe.model_dump_json())
+        meta = fit_sensors(recipe, protocol.dataset((*runs, *tested), data), out, recipe_text=protocol.toml_of(recipe))
         note(name, seed, f"ours{suffix}", digest, _ours(out, meta))
     if "trees" in who and not looked(looks(), set=f"cmapss_{name}", seed=seed, who=f"trees{suffix}", config=digest):
         trees(name, seed, f"trees{suffix}", digest, (recipe, out), (runs, tested))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,26 @@ def recipe(
         assert isinstance(values, dict)
         sections[section] = {**sections.get(section, {}), **values}
     return SensorRecipe.model_validate({"modality": "window", "name": name.lower(), **sections})
+
+
+def toml_of(recipe: SensorRecipe) -> str:
+    """The recipe as a person would have written it, for the checkpoint."""
+    plain = recipe.model_dump(mode="json", exclude_none=True)
+    alone = [f"{key} = {_toml(value)}" for key, value in plain.items() if not isinstance(value, dict)]
+    tables = [
+        "\n".join([f"\n[{name}]", *(f"{key} = {_toml(value)}" for key, value in section.items())])
+        for name, section in plain.items()
+        if isinstance(section, dict)
+    ]
+    return "\n".join([*alone, *tables]) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value)
 
 
 def six_conditions(name: str) -> bool:

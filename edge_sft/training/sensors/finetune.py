@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import t as student
 from torch import nn
 
 from edge_sft import checkpoint as files
@@ -31,7 +32,7 @@ from edge_sft.training.sensors import conformal
 from edge_sft.training.sensors.features import Table, missing, table_of
 from edge_sft.training.sensors.members import Material, each
 from edge_sft.training.sensors.members import train as train_members
-from edge_sft.training.sensors.regression import Held, assemble, folds, known, lived, rul_of, schedule_of
+from edge_sft.training.sensors.regression import NEAR, Held, assemble, folds, known, lived, rul_of, schedule_of
 from edge_sft.training.sensors.trained import Trained
 
 STEPS = 200
@@ -39,7 +40,8 @@ _GENTLER = 0.1  # share of the learning rate from scratch
 _LEAST = 3  # machines; from fewer the spread of an improvement cannot be told
 _WIDEN = 5  # machines from which the interval may be widened to what they show
 _SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way from the base to the fine-tuned weights
-_SURE = 1.0  # standard errors that an improvement must exceed
+# How sure an improvement must be (one-sided, Student's t over machines); strict, for the best of four shares is asked
+_SURE = 0.975
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def adapt(
         recipe: Its ``train`` section: steps, replay, learning rate.
         progress: Told how far it is.
     """
+    table = table.take(table.life <= NEAR * base.cap)  # healthy rows are many, and knowing them better helps nobody
     truth = np.minimum(table.life, base.cap)
     before = each(base.members, table.features).mean(axis=0).clip(0, 1) * base.cap
     count = len(np.unique(table.group))
@@ -118,7 +121,7 @@ def adapt(
     errors |= {f"{share:g}": _error(value, truth, table.group) for share, value in said.items()}
     best = min(_SHARES, key=lambda share: errors[f"{share:g}"])
     gain = _by_group((before - truth) ** 2 - (said[best] - truth) ** 2, table.group)
-    doubt = _SURE * float(gain.std(ddof=1)) / np.sqrt(count)
+    doubt = float(student.ppf(_SURE, count - 1) * gain.std(ddof=1) / np.sqrt(count))
     if float(gain.mean()) <= doubt:
         why = f"on machines held out, fine-tuning does not beat the base by more than chance ({count} machines)"
         return Adapted(base.members, 0.0, held, errors, why)

@@ -35,7 +35,7 @@ AUTO_STEPS = 2000
 # cross-validation on the training engines of C-MAPSS; the window's length mattered most (80 cycles against 40).
 STATISTICS = ("last", "mean:5", "ema:10", "mean:{length}", "std:{length}", "slope:{length}")
 _JUDGED: tuple[SplitName, ...] = ("val", "test")
-_NEAR = 1.2
+NEAR = 1.2  # caps to go, from which on rows are judged: further away the cap itself makes them right
 _REPLAY_ROWS = 4096  # what a checkpoint keeps for later fine-tuning: a few MB
 
 
@@ -52,8 +52,8 @@ class Held:
     life: NDArray[np.float64]
 
     def near(self, cap: float) -> Held:
-        """Return the rows with at most ``_NEAR`` caps to go, or all where there are none."""
-        chosen = self.life <= _NEAR * cap
+        """Return the rows with at most ``NEAR`` caps to go, or all where there are none."""
+        chosen = self.life <= NEAR * cap
         if not chosen.any():
             return self
         return Held(self.value[chosen], self.truth[chosen], self.group[chosen], self.life[chosen])
@@ -181,7 +181,7 @@ def averaging(members: Members, judged: Table, repeats: int, held: Held, cap: fl
     wide. The mean square error falls by the nets' variance, which validation machines tell (no net has seen them); the
     error it is compared with is the held-out one, of many more machines. 1 where there is no validation machine.
     """
-    seen = judged.take(judged.life <= _NEAR * cap)
+    seen = judged.take(judged.life <= NEAR * cap)
     near = held.near(cap)
     error = rmse(near.value, near.truth) ** 2
     if not len(seen) or not error:
