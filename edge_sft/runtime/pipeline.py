@@ -30,6 +30,7 @@ from edge_sft.runtime.meter import Meter
 from edge_sft.runtime.queues import InOrder, Numbered, Ready, SampleQueue
 from edge_sft.runtime.sources.protocol import Source, SourceEnded, SourceStatus
 from edge_sft.runtime.swap import TELL, Loader, Swapper
+from edge_sft.runtime.threads import Threads
 from edge_sft.runtime.triggers import NamedSource, Trigger, TriggeredSource, TriggerInbox, faulty
 from edge_sft.runtime.views import PipelineView, status_of
 
@@ -89,8 +90,9 @@ class Pipeline:
         self._receipts: deque[Sample] = deque(maxlen=_RECEIPTS_MAX)
         self._stopping = threading.Event()
         self._fed = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._inferring: list[threading.Thread] = []
+        self._threads = Threads(section.name, self._stopping, tell)
+        self._preparing = [f"prepare{number}" for number in range(section.workers)]
+        self._inferring = [f"infer{number}" for number in range(section.workers)]
         self._busy_since: dict[str, float] = {}
         self._connected = True
         self._fed_at_s = time.monotonic()
@@ -108,28 +110,28 @@ class Pipeline:
 
     def start(self) -> None:
         """Start all threads and return."""
-        self._spawn("swap", lambda: self._swapper.run(self._stopping))
-        self._spawn("settle", self._settle_for_ever)
-        self._spawn("feed", self._feed)
-        for number in range(self.section.workers):
-            self._spawn(f"prepare{number}", self._prepare)
-            self._inferring.append(self._spawn(f"infer{number}", self._infer))
+        self._threads.start("swap", lambda: self._swapper.run(self._stopping))
+        self._threads.start("settle", self._settle_for_ever)
+        self._threads.start("feed", self._feed)
+        for name in self._preparing:
+            self._threads.start(name, self._prepare)
+        for name in self._inferring:
+            self._threads.start(name, self._infer)
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Take nothing more, decide what was taken, settle it. False when something hung past the time."""
         deadline = time.monotonic() + timeout_s
         self._stopping.set()
         self._source.close()
-        for thread in self._threads:
-            if thread.name.endswith("/feed"):
-                thread.join(max(deadline - time.monotonic(), 0.1))
+        self._threads.join(deadline, "feed")
         self._turn_away()
         self._queue.close()
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0.1))
+        self._threads.join(deadline, *self._preparing)
+        self._ready.close()
+        clean = self._threads.join(deadline)
         self._settle()
         self._swapper_release()
-        return not any(thread.is_alive() for thread in self._threads)
+        return clean
 
     def _swapper_release(self) -> None:
         crew = self.post.hand_over(None)
@@ -144,35 +146,10 @@ class Pipeline:
                 return
             self._refuse(trigger, "the agent is stopping")
 
-    def _spawn(self, name: str, body: Callable[[], None]) -> threading.Thread:
-        full = f"{self.section.name}/{name}"
-        thread = threading.Thread(target=self._guarded, args=(full, body), name=full, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-        return thread
-
-    def _guarded(self, name: str, body: Callable[[], None]) -> None:
-        """Run a thread's body; whatever kills it is told, and it is started again with a growing pause."""
-        pause_s = 1.0
-        while True:
-            began = time.monotonic()
-            try:
-                body()
-                return
-            except Exception as error:
-                log.exception("%s died", name)
-                self._tell("thread_died", f"{name} died ({type(error).__name__}: {error}); it is started again")
-            if time.monotonic() - began > 60.0:
-                pause_s = 1.0
-            if self._stopping.wait(pause_s):
-                return
-            pause_s = min(2 * pause_s, 60.0)
-
     @property
     def finished(self) -> bool:
         """The source has ended and every Sample is decided."""
-        infers = self._inferring
-        return self._fed.is_set() and bool(infers) and not any(thread.is_alive() for thread in infers)
+        return self._fed.is_set() and not any(self._threads.alive(name) for name in self._inferring)
 
     # --- source → queue --------------------------------------------------------------------------------------
 

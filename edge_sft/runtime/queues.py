@@ -143,7 +143,11 @@ class Ready(Generic[Item]):
         with self._lock:
             self._producers -= 1
             if not self._producers:
-                self._items.put(None)
+                self.close()
+
+    def close(self) -> None:
+        """End `take` after what was put: no thread puts any more, also one that died without leaving."""
+        self._items.put(None)
 
 
 class InOrder(Generic[Item]):
