@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
@@ -43,7 +43,7 @@ class RowsMqtt:
         self._waiting: deque[tuple[Delivery, datetime, float]] = deque()
         self._ready: deque[tuple[Sample, Callable[[], None] | None]] = deque()
         self._given: deque[Callable[[], None] | None] = deque()
-        self._recent: dict[int, None] = {}
+        self._recent: OrderedDict[int, None] = OrderedDict()  # a plain dict is slow to give its oldest key
         self._closed = False
         self.dropped = 0
         self.link = MqttLink(settings, client_id=client_id, persistent=config.qos == 1, deliver=self._take)
@@ -103,7 +103,7 @@ class RowsMqtt:
             return True
         self._recent[mark] = None
         if len(self._recent) > _REMEMBERED:
-            del self._recent[next(iter(self._recent))]
+            self._recent.popitem(last=False)
         return False
 
     def settle(self, samples: Iterable[Sample]) -> None:
