@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge_sft.data import integrity
 from edge_sft.data.dataset import PictureFacts
 from edge_sft.errors import DataError
-from edge_sft.preprocess import decode_image
+from edge_sft.preprocess import decode_image, read_encoded
 
 THUMBNAIL_SIDE = 32
 DETAIL_SIDE = 96
@@ -39,17 +39,16 @@ def look(path: Path) -> Seen | str:
     """Read one picture file from end to end. Returns what was seen, or in words why it cannot be used."""
     try:
         content = _content(path)
+        if content is None:
+            return "is not a regular file"
+        problem = integrity.damage(content)
+        if problem is not None:
+            return problem
+        frame = decode_image(content, source=path.name)
     except (OSError, ValueError) as error:  # ValueError: a manifest's path with a zero byte in it
         return _words(path, error)
-    if content is None:
-        return "is not a regular file"
-    problem = integrity.damage(content)
-    if problem is not None:
-        return problem
-    try:
-        frame = decode_image(content, source=path.name)
     except DataError as error:
-        return error.fact
+        return f"{error.fact}. {error.remedy}"
     if frame.dtype not in (np.uint8, np.uint16):
         return f"has {frame.dtype} pixels; convert it to 8 or 16 bits a channel"
     if frame.ndim == 3 and frame.shape[2] not in (1, 3, 4):
@@ -126,7 +125,7 @@ def _detail(grey: NDArray[Any]) -> bytes:
 def _content(path: Path) -> bytes | None:
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
         return None
-    return path.read_bytes()
+    return read_encoded(path)
 
 
 def _words(path: Path, error: Exception) -> str:

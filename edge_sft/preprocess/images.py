@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_sft.errors import DataError, DeviceError
 from edge_sft.preprocess.jpeg import SCALES, JpegHeader, jpeg_header
+from edge_sft.preprocess.sizing import LIMIT_BYTES, require_decodable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,12 +100,12 @@ def read_image(path: Path) -> NDArray[Any]:
     Raises:
         DataError: The file is missing, empty, truncated or no picture that OpenCV decodes.
     """
-    return decode_image(_content(path), source=str(path))
+    return decode_image(read_encoded(path), source=str(path))
 
 
 def read_tensor(path: Path, spec: Preprocess) -> NDArray[np.uint8]:
     """Turn a picture file into the model's input; see `encoded_tensor`. Raises DataError as `read_image` does."""
-    return encoded_tensor(_content(path), spec, source=str(path))
+    return encoded_tensor(read_encoded(path), spec, source=str(path))
 
 
 def encoded_tensor(content: bytes, spec: Preprocess, *, source: str) -> NDArray[np.uint8]:
@@ -122,11 +123,16 @@ def encoded_tensor(content: bytes, spec: Preprocess, *, source: str) -> NDArray[
     return image_tensor(decode_image(content, source=source, scale=scale, grey=grey), spec)
 
 
-def _content(path: Path) -> bytes:
+def read_encoded(path: Path) -> bytes:
+    """Read a picture file as it is. Raises DataError when it cannot be read or is too long to be a picture."""
     try:
-        return path.read_bytes()  # cv2.imread cannot open non-ASCII paths on Windows
+        length = path.stat().st_size
+        if length <= 2 * LIMIT_BYTES:
+            return path.read_bytes()  # cv2.imread cannot open non-ASCII paths on Windows
     except OSError as error:
         raise DataError(str(path), f"cannot be read ({error.strerror or error})", "Check the file.") from error
+    fact = f"is {length / 2**20:,.0f} MiB long; at most {2 * LIMIT_BYTES // 2**20:,} MiB are read"
+    raise DataError(str(path), fact, "Cut the picture into parts or scale it down.")
 
 
 def _decoding_scale(header: JpegHeader, spec: Preprocess) -> int:
@@ -151,9 +157,11 @@ def decode_image(
     """
     import cv2
 
-    buffer = np.frombuffer(content, dtype=np.uint8) if isinstance(content, bytes) else content
-    if buffer.size == 0:
+    content = content if isinstance(content, bytes) else content.tobytes()
+    if not content:
         raise DataError(source, "is an empty file", "Take the picture again or remove it.")
+    require_decodable(content, source=source)
+    buffer = np.frombuffer(content, dtype=np.uint8)
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
     if scale != 1:
         flags = getattr(cv2, f"IMREAD_REDUCED_{'GRAYSCALE' if grey else 'COLOR'}_{scale}")

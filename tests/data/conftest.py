@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import cv2
@@ -13,7 +14,14 @@ from numpy.typing import NDArray
 
 from edge_sft.recipe import Recipe
 
+_TESTS = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def bombs() -> dict[str, bytes]:
+    """Pictures of a few bytes that say they are huge, by suffix."""
+    return dict(run_path(str(_TESTS / "contracts" / "bombs.py"))["bombs"]())
 
 
 @pytest.fixture(scope="session")

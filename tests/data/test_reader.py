@@ -83,6 +83,19 @@ def test_broken_files_are_named_with_their_reason_and_the_rest_goes_on(pool, rec
     assert "float32 pixels" in reasons["bad/float.tiff"]
 
 
+def test_pictures_that_say_they_are_huge_are_quarantined_undecoded(pool, recipe, bombs):
+    root = pool(ok=5, bad=5)
+    for suffix, content in bombs.items():
+        (root / "ok" / f"bomb{suffix}").write_bytes(content)
+    dataset = open_dataset(recipe(root, "ok", "bad"))
+    assert len(dataset.items) == 10
+    assert {left.id for left in dataset.quarantined} == {f"ok/bomb{suffix}" for suffix in bombs}
+    reasons = {left.id: left.reason for left in dataset.quarantined}
+    for suffix in (".jpg", ".png", ".webp", ".ppm"):  # the others are also truncated, which is found first
+        assert "MiB decoded" in reasons[f"ok/bomb{suffix}"]
+        assert "scale it down" in reasons[f"ok/bomb{suffix}"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no such things on Windows")
 def test_links_to_nothing_and_pipes_do_not_hang(pool, recipe):
     root = pool(ok=5, bad=5)

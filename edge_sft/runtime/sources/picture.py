@@ -39,21 +39,18 @@ def read_sample(path: Path, stream: str, *, seen_monotonic_s: float | None = Non
 
 
 def _decode(path: Path) -> tuple[NDArray[Any] | Encoded | None, str | None]:
-    from edge_sft.preprocess import decode_image
+    from edge_sft.preprocess import decode_image, read_encoded
     from edge_sft.preprocess.jpeg import jpeg_header
 
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        return None, f"picture cannot be read ({error.strerror or error})"
-    if is_truncated(content):
-        return None, "picture is truncated"
-    if jpeg_header(content) is not None:
-        return Encoded(content), None
-    try:
+        content = read_encoded(path)
+        if is_truncated(content):
+            return None, "picture is truncated"
+        if jpeg_header(content) is not None:
+            return Encoded(content), None
         return decode_image(content, source=path.name), None
     except DataError as error:
-        return None, f"picture {error.fact}"
+        return None, f"picture {error.fact}. {error.remedy}"
 
 
 def is_truncated(content: bytes) -> bool:

@@ -48,6 +48,12 @@ def small() -> ModuleType:
     return shared("small_bundle")
 
 
+@pytest.fixture(scope="session")
+def bombs() -> dict[str, bytes]:
+    """Pictures of a few bytes that say they are huge, by suffix."""
+    return dict(shared("bombs").bombs())
+
+
 def eventually(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
     """Wait until something is truthy; return it."""
     deadline = time.monotonic() + timeout_s

@@ -22,6 +22,7 @@ from edge_sft.errors import DeviceError
 from edge_sft.runtime.agent import Agent
 from edge_sft.runtime.service import notifier
 from edge_sft.runtime.sources.iterator import IteratorSource
+from edge_sft.runtime.sources.picture import SUFFIXES
 
 FRAME = np.zeros((48, 64, 3), np.uint8)
 FILES = {"kind": "files", "path": "."}
@@ -63,6 +64,40 @@ def test_a_watched_folder_becomes_decisions(
     _, body, retained = next(m for m in late.messages if m[0].endswith("/device/state"))
     assert retained
     assert json.loads(body)["online"] is False
+
+
+def test_pictures_that_say_they_are_huge_are_refused_and_the_next_one_is_decided(
+    tmp_path: Path,
+    broker: Any,
+    listen: Callable[..., Any],
+    deploy: Callable[..., Any],
+    configure: Callable[..., Any],
+    running: Callable[..., Any],
+    write_picture: Callable[..., Path],
+    eventually: Callable[..., Any],
+    bombs: dict[str, bytes],
+) -> None:
+    resource = pytest.importorskip("resource", reason="Windows does not tell a process's peak memory")
+    root, pictures = tmp_path / "root", tmp_path / "pictures"
+    deploy(root)
+    heard = listen(broker.port)
+    running(Agent(configure(root, broker.port, {"source": {"kind": "folder", "path": pictures}})))
+    write_picture(pictures / "first.png")
+    eventually(lambda: len(heard.predictions()) == 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    taken = {suffix: content for suffix, content in bombs.items() if suffix in SUFFIXES}
+    for suffix, content in taken.items():
+        (pictures / f"bomb{suffix}").write_bytes(content)
+    eventually(lambda: len(heard.predictions()) == 1 + len(taken))
+    write_picture(pictures / "last.png")
+    eventually(lambda: heard.predictions()[-1].name == "last.png")
+    said = {one.name: one for one in heard.predictions()}
+    assert all(said[name].verdict in ("ok", "nok") for name in ("first.png", "last.png"))
+    for suffix in taken:
+        assert said[f"bomb{suffix}"].verdict == "no_decision"
+        assert "MiB decoded" in said[f"bomb{suffix}"].reason
+        assert "scale it down" in said[f"bomb{suffix}"].reason
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; one of them takes 5 GB
 
 
 def test_a_message_triggers_one_decision(

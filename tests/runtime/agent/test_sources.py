@@ -293,6 +293,21 @@ class TestCamera(SourceContract):
             assert source.status.connected
         source.close()
 
+    def test_frames_that_say_they_are_huge_are_not_decoded(
+        self, mjpeg: Mjpeg, tmp_path: Path, eventually: Callable[..., Any], bombs: dict[str, bytes]
+    ) -> None:
+        """FFmpeg's own guard, proved: it takes at most 268 megapixels and no frame without the bytes for them."""
+        resource = pytest.importorskip("resource", reason="Windows does not tell a process's peak memory")
+        source = open_source(camera_config(mjpeg.url), stream="main", state=tmp_path)
+        self._take(source, 2)
+        before, good = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, mjpeg.frame
+        mjpeg.frame = bombs[".jpg"]
+        eventually(lambda: not source.status.connected)
+        mjpeg.frame = good
+        self._take(source, 2)
+        source.close()
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; decoded it takes 5 GB
+
     def test_a_camera_that_falls_silent_is_lost(
         self, mjpeg: Mjpeg, tmp_path: Path, eventually: Callable[..., Any]
     ) -> None:
