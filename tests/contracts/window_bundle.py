@@ -22,6 +22,8 @@ from edge_sft.slots.proof import PROOF, Proof, VariantProof
 from edge_sft.slots.store import Slot, SlotStore
 from edge_sft.task import Task, window_anomaly, window_regression
 
+_WINDOWS = ("window", "valid")  # the others are local to a machine, the same for all samples
+
 
 def windowing(channels: int = 3, **changes: Any) -> Windowing:
     """A grid of 0.1 s, windows of 8 steps, one decision every 2."""
@@ -137,7 +139,7 @@ class Factory:
                 if spec.name in ("valid", "std")
                 else rng.normal(size=shape).astype(np.float32)
             )
-        golden = {f"in/{name}": array for name, array in inputs.items()}
+        golden = {f"{'in' if name in _WINDOWS else 'local'}/{name}": array for name, array in inputs.items()}
         golden |= {f"out/fp32/{name}": array for name, array in answers(graph, inputs).items()}
         golden["label"] = np.zeros(4, np.int64)
         archive = io.BytesIO()
