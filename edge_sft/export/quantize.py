@@ -75,6 +75,13 @@ def layers(model: onnx.ModelProto) -> list[str]:
     return [model.graph.node[place].name for place in places]
 
 
+def after_layers(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes behind the last layer: temperature, softmax, intervals."""
+    nodes = model.graph.node
+    last = max((place for place, node in enumerate(nodes) if node.op_type in _COMPUTE), default=-1)
+    return [node.name for node in nodes[last + 1 :]]
+
+
 def quantized(
     model: onnx.ModelProto, ranges: Ranges, variant: Int8Variant, keep_float: Collection[str]
 ) -> onnx.ModelProto:

@@ -31,6 +31,26 @@ def test_all_four_variants_pass_on_a_healthy_model(exported: ExportResult) -> No
     assert sizes["fp16"] < sizes["fp32"]
 
 
+def test_fp16_computes_its_probabilities_in_float32(exported: ExportResult) -> None:
+    import onnx
+    import onnxruntime as ort
+
+    model = onnx.load(exported.files["fp16"])
+    types = {v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+    nodes = model.graph.node
+    last = max(place for place, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul"))
+    assert types[nodes[last].output[0]] == onnx.TensorProto.FLOAT16
+    assert [node.op_type for node in nodes[last + 1 :]] == ["Cast", "Div", "Softmax"]  # nothing narrows them again
+    assert all(types[node.output[0]] == onnx.TensorProto.FLOAT for node in nodes[last + 1 :])
+    shape = [4, *(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])]
+    session = ort.InferenceSession(str(exported.files["fp16"]), providers=["CPUExecutionProvider"])
+    said = session.run(None, {"image": np.random.default_rng(0).integers(0, 256, shape, np.uint8)})[0]
+    assert said.dtype == np.float32
+    assert (said != said.astype(np.float16)).any()  # half precision has no such numbers
+    np.testing.assert_allclose(said.sum(axis=1), 1.0, atol=1e-6)
+
+
 def test_int8_really_computes_in_int8(exported: ExportResult) -> None:
     import onnx
 
