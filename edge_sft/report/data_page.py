@@ -7,81 +7,47 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge_sft.data.findings import Finding, Findings, LabelCount, Lookalikes, Severity, Spread
+from edge_sft.data.findings import Finding, Findings, LabelCount, Lookalikes, Spread
 from edge_sft.errors import EdgeSftError
 from edge_sft.preprocess import read_image
 from edge_sft.report.charts import Axis, Frame, nice_axis
+from edge_sft.report.check_page import check_page, in_words, quarantined, set_aside
 from edge_sft.report.markup import Child, Html, el
-from edge_sft.report.page import callout, chip, facts, mono, page, section, table
+from edge_sft.report.page import chip, facts, mono, section, table
 from edge_sft.report.pictures import figure
 from edge_sft.report.wording import count, listed, share
 
 _SHOWN = 6  # pictures of one finding
 _GROUPS = 8  # groups of look-alikes
 _SUSPECTS = 18
-_FILES = 200
 _SPLITS = ("train", "val", "test")
-_CHIPS: dict[Severity, tuple[str, str]] = {
-    "error": ("mend first", "bad"),
-    "warning": ("look at it", "warn"),
-    "note": ("good to know", ""),
-}
 
 
 def render(findings: Findings) -> str:
     """Make the page of `edge-sft check`: the text of one self-contained HTML file."""
+    labels = count(len(findings.balance), "label")
+    lede = f"{labels} in {findings.root}{set_aside(findings)}. Every file was read."
     body = [
-        _in_words(findings),
+        in_words(findings, lambda finding: _gallery(findings, finding)),
         _balance(findings),
         _suspicious(findings),
         _lookalikes(findings),
         _spreads(findings),
         _formats(findings),
-        _quarantined(findings),
+        quarantined(findings),
         _origin(findings),
     ]
-    title, lede = _headline(findings)
-    return page(
-        title=f"{findings.name}: data check",
-        kicker=f"{findings.name} · data check",
-        headline=title,
-        lede=lede,
-        body=[part for part in body if part is not None],
-        footer=f"{findings.root} · one file, no script, nothing is loaded from anywhere",
-    )
+    return check_page(findings, count(findings.count, "picture"), lede, body)
 
 
-def _headline(findings: Findings) -> tuple[str, str]:
-    errors, warnings = len(findings.of("error")), len(findings.of("warning"))
-    pictures = count(findings.count, "picture")
-    if errors:
-        title = f"{pictures}; {count(errors, 'thing')} to mend before training"
-    elif warnings:
-        title = f"{pictures}, ready to train; {count(warnings, 'thing')} to look at"
-    else:
-        title = f"{pictures}, ready to train"
-    labels = count(len(findings.balance), "label")
-    out = f"; {count(len(findings.quarantined), 'file')} set aside" if findings.quarantined else ""
-    return title, f"{labels} in {findings.root}{out}. Every file was read."
-
-
-def _in_words(findings: Findings) -> Html:
-    if not findings.findings:
-        return section("In words", None, callout("Nothing to mend and nothing to look at."), name="findings")
-    rows = [_finding(findings, finding) for finding in findings.findings]
-    return section("In words", "What to mend first comes first.", rows, name="findings", long=True)
-
-
-def _finding(findings: Findings, finding: Finding) -> Html:
-    label, kind = _CHIPS[finding.severity]
+def _gallery(findings: Findings, finding: Finding) -> list[Html | None]:
+    """Draw what a finding names: its pictures, or their names where none can be shown."""
     shown = [_picture(findings, name) for name in finding.ids[:_SHOWN] if name in findings.paths]
+    if not shown:
+        return [el("p", listed(list(finding.ids), 3), class_="note") if finding.ids else None]
     rest = len(finding.ids) - len(shown)
-    named = el("p", f"{listed(list(finding.ids), 3)}", class_="note") if finding.ids and not shown else None
-    more = el("p", f"and {rest:,} more", class_="note") if shown and rest > 0 else None
-    words = el("p", chip(label, kind), " ", el("b", finding.text))
-    remedy = el("p", finding.remedy, class_="soft") if finding.remedy else None
-    gallery = el("div", shown, class_="gallery") if shown else None
-    return el("div", words, remedy, named, gallery, more, class_="finding")
+    more = el("p", f"and {rest:,} more", class_="note") if rest > 0 else None
+    return [el("div", shown, class_="gallery"), more]
 
 
 def _picture(findings: Findings, name: str, lines: list[Child] | None = None) -> Html:
@@ -233,18 +199,6 @@ def _formats(findings: Findings) -> Html | None:
     more = el("p", f"and {count(rest, 'kind')} more", class_="note") if rest > 0 else None
     shown = table(["pixels", "kind", "depth", "pictures"], rows, numeric=frozenset({3}))
     return section("Kinds of file", None, shown, more, name="formats")
-
-
-def _quarantined(findings: Findings) -> Html | None:
-    if not findings.quarantined:
-        return None
-    rows: list[list[Child]] = [
-        [el("div", item.id, class_="name"), item.reason] for item in findings.quarantined[:_FILES]
-    ]
-    rest = len(findings.quarantined) - len(rows)
-    more = el("p", f"and {count(rest, 'file')} more", class_="note") if rest > 0 else None
-    told = f"{count(len(findings.quarantined), 'file')} left out by name; everything else goes on without them."
-    return section("Set aside", told, table(["file", "why"], rows), more, name="quarantined", long=True)
 
 
 def _origin(findings: Findings) -> Html:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import math
 
-from edge_sft.data.findings import Finding, Severity
+from edge_sft.data.findings import Finding
 from edge_sft.data.sensors.findings import ChannelSummary, SensorFindings, Sketch
 from edge_sft.data.sensors.wording import when
+from edge_sft.report.check_page import check_page, in_words, quarantined, set_aside
 from edge_sft.report.markup import Child, Html, el
-from edge_sft.report.page import callout, chip, facts, mono, page, section, table
+from edge_sft.report.page import chip, facts, mono, section, table
 from edge_sft.report.wording import count, listed, share
 
-_FILES = 200
 _NAMED = 6  # runs or files named under one finding
-_CHIPS: dict[Severity, tuple[str, str]] = {
-    "error": ("mend first", "bad"),
-    "warning": ("look at it", "warn"),
-    "note": ("good to know", ""),
-}
 _BAD = frozenset(
     {"unit", "stuck", "dead", "code", "renamed-channel", "missing-channel", "outside", "twin", "no-number"}
 )
@@ -26,55 +21,21 @@ _WIDE, _HIGH = 260, 56  # of a channel's chart, in pixels
 
 def render(findings: SensorFindings) -> str:
     """Make the page of `edge-sft check` for sensors: the text of one self-contained HTML file."""
-    title, lede = _headline(findings)
+    channels, runs = count(len(findings.channels), "channel"), count(findings.runs, "run")
+    lede = f"{channels}, {runs} of {count(findings.groups, 'group')} in {findings.root}{set_aside(findings)}."
     body = [
-        _in_words(findings),
+        in_words(findings, _named),
         _channels(findings),
         _sides(findings),
         _labels(findings),
-        _quarantined(findings),
+        quarantined(findings),
         _origin(findings),
     ]
-    return page(
-        title=f"{findings.name}: data check",
-        kicker=f"{findings.name} · data check",
-        headline=title,
-        lede=lede,
-        body=[part for part in body if part is not None],
-        footer=f"{findings.root} · one file, no script, nothing is loaded from anywhere",
-    )
+    return check_page(findings, count(findings.rows, "row"), lede, body)
 
 
-def _headline(findings: SensorFindings) -> tuple[str, str]:
-    errors, warnings = len(findings.of("error")), len(findings.of("warning"))
-    rows = count(findings.rows, "row")
-    if errors:
-        title = f"{rows}; {count(errors, 'thing')} to mend before training"
-    elif warnings:
-        title = f"{rows}, ready to train; {count(warnings, 'thing')} to look at"
-    else:
-        title = f"{rows}, ready to train"
-    out = f"; {count(len(findings.quarantined), 'file')} set aside" if findings.quarantined else ""
-    channels = count(len(findings.channels), "channel")
-    return (
-        title,
-        f"{channels}, {count(findings.runs, 'run')} of {count(findings.groups, 'group')} in {findings.root}{out}.",
-    )
-
-
-def _in_words(findings: SensorFindings) -> Html:
-    if not findings.findings:
-        return section("In words", None, callout("Nothing to mend and nothing to look at."), name="findings")
-    rows = [_finding(finding) for finding in findings.findings]
-    return section("In words", "What to mend first comes first.", rows, name="findings", long=True)
-
-
-def _finding(finding: Finding) -> Html:
-    label, kind = _CHIPS[finding.severity]
-    named = el("p", listed(list(finding.ids), _NAMED), class_="note name") if finding.ids else None
-    words = el("p", chip(label, kind), " ", el("b", finding.text))
-    remedy = el("p", finding.remedy, class_="soft") if finding.remedy else None
-    return el("div", words, remedy, named, class_="finding")
+def _named(finding: Finding) -> list[Html | None]:
+    return [el("p", listed(list(finding.ids), _NAMED), class_="note name") if finding.ids else None]
 
 
 def _channels(findings: SensorFindings) -> Html:
@@ -141,18 +102,6 @@ def _labels(findings: SensorFindings) -> Html | None:
         rows.append([row.label, *sides])
     head: list[Child] = ["label", *(side.side for side in findings.sides)]
     return section("Labels", "Rows of each, and of how many groups.", table(head, rows), name="labels")
-
-
-def _quarantined(findings: SensorFindings) -> Html | None:
-    if not findings.quarantined:
-        return None
-    rows: list[list[Child]] = [
-        [el("div", left.id, class_="name"), left.reason] for left in findings.quarantined[:_FILES]
-    ]
-    rest = len(findings.quarantined) - len(rows)
-    more = el("p", f"and {count(rest, 'file')} more", class_="note") if rest > 0 else None
-    told = f"{count(len(findings.quarantined), 'file')} left out by name; everything else goes on without them."
-    return section("Set aside", told, table(["file", "why"], rows), more, name="quarantined", long=True)
 
 
 def _origin(findings: SensorFindings) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from edge_sft.data.dataset import Quarantined
 from edge_sft.data.findings import Finding, Findings, Format, LabelCount, Lookalikes, Spread, Suspicion
-from edge_sft.report import data_page, model_page, sensor_model_page
+from edge_sft.data.sensors.findings import ChannelSummary, LabelRows, SensorFindings, SideCount, Sketch
+from edge_sft.report import data_page, model_page, sensor_data_page, sensor_model_page
 
 HOSTILE = '"><script>document.title="pwned"</script><img src=http://198.51.100.1/x.png onerror=alert(1)>'
 LONG = "a_very_long_file_name_without_any_place_to_break_it_" * 5 + ".png"
@@ -55,6 +57,33 @@ def findings(made: Any) -> str:
     )
 
 
+def sensor_findings(sensors: Any) -> str:
+    lows = tuple(math.nan if 40 < i < 60 else math.sin(i / 9) for i in range(160))
+    sketch = Sketch(LONG, 1.7e9, 1.7e9 + 3600, lows, tuple(low + 0.2 for low in lows))
+    channel = ChannelSummary(HOSTILE, "bar", True, 0.9, -1, -1, 0, 1, 1, 2, sketch, ("unit", "stuck"))
+    gone = ChannelSummary(LONG, "", False, 0.0, *[math.nan] * 5, 9, None, ("missing-channel",))
+    rows = {"train": 10, "val": 20, "test": 30}
+    return sensor_data_page.render(
+        SensorFindings(
+            name="pumps",
+            root=Path("/data") / LONG,
+            rows=4500,
+            runs=15,
+            groups=9,
+            findings=(
+                Finding("error", "unit", f"Channel {HOSTILE} is in another unit", "Mend it.", (HOSTILE, LONG) * 5),
+                Finding("warning", "stuck", "A channel stands still"),
+            ),
+            channels=(channel, gone),
+            sides=tuple(SideCount(side, 3, 5, 1500) for side in ("train", "val", "test")),
+            labels=(LabelRows("normal", rows, rows), LabelRows(LONG, rows, rows)),
+            quarantined=(Quarantined(LONG, "is an empty file"), Quarantined(HOSTILE, "truncated")),
+            fingerprint="ab" * 32,
+            test_fingerprint="cd" * 32,
+        )
+    )
+
+
 def remaining_life(sensors: Any) -> str:
     scores = sensors.lives(9)
     names = {"engine 001": HOSTILE, "engine 002": LONG, "engine 003": "турбина/日本語"}
@@ -86,7 +115,7 @@ def fault_votes(sensors: Any) -> str:
     return sensor_model_page.render(meta, scores, sensors.gates())
 
 
-@pytest.mark.parametrize("build", [remaining_life, cut_lives, anomalies, fault_votes])
+@pytest.mark.parametrize("build", [sensor_findings, remaining_life, cut_lives, anomalies, fault_votes])
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, True), (320, False)])
 def test_a_sensor_page_stands_alone_and_fits(
     browser: Any, sensors: Any, write: Callable[[str], Path], build: Callable[[Any], str], width: int, dark: bool
