@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge_sft.slots.window_predictor import WindowPredictor
 
 _ROWS = 8192  # pushed at a time
+_ALWAYS = float("-inf"), float("inf")
 
 
 def commission(
@@ -30,6 +31,9 @@ def commission(
     heard: Annotated[bool, typer.Option("--heard", help="Take the rows that the agent received and kept.")] = False,
     asset: Annotated[
         str | None, typer.Option(help="Only this machine; the name of the rows' machine where files give none.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--as", help="What the agent calls the machine, where the files call it otherwise.")
     ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Only rows from this time on (2026-01-31T06:00, or a number).")
@@ -59,7 +63,7 @@ def commission(
     between = _time(start, "--from"), _time(end, "--to")
     found = _heard(SlotStore(place, pipeline).directory / "rows") if heard else _read(slot, rows or [], asset)
     said = "what the agent received" if heard else ", ".join(str(path) for path in rows or [])
-    _commission(slot, store, _within(found, asset, between), said)
+    _commission(slot, store, _called(_within(found, asset, between, said), name), said)
 
 
 def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], source: str) -> None:
@@ -73,8 +77,6 @@ def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], so
             fact = f"does {predictor.task.kind} and needs no commissioning"
             raise UserError(f"{predictor.model.name} {predictor.model.version}", fact, "Run the agent.")
         collected = _windows(predictor.windowing, found)
-        if not collected:
-            raise DataError(source, "holds no rows of that machine and time", "Check --asset, --from and --to.")
         for asset, collector in sorted(collected.items()):
             try:
                 made = commissioning.commission(
@@ -125,18 +127,48 @@ def _windows(windowing: Windowing, found: Iterable[Rows]) -> dict[str, Collector
     return {asset: collector for asset, (_, _, collector) in made.items()}
 
 
-def _within(found: Iterable[Rows], asset: str | None, between: tuple[float | None, float | None]) -> Iterator[Rows]:
+def _within(
+    found: Iterable[Rows], asset: str | None, between: tuple[float | None, float | None], source: str
+) -> Iterator[Rows]:
+    """Yield the rows of a machine and a stretch of time.
+
+    Raises:
+        DataError: There are none; it says what there is.
+    """
+    from edge_sft.data.sensors.wording import names, when
     from edge_sft.prediction import Rows
 
-    first, last = between
+    first, last = (bound if bound is not None else limit for bound, limit in zip(between, _ALWAYS, strict=True))
+    seen: dict[str, tuple[float, float]] = {}
+    any_kept = False
     for rows in found:
-        if asset is not None and rows.asset != asset:
-            continue
-        keep = (rows.time_s >= (first if first is not None else float("-inf"))) & (
-            rows.time_s < (last if last is not None else float("inf"))
-        )
-        if keep.any():
+        low, high = seen.get(rows.asset, (float("inf"), float("-inf")))
+        seen[rows.asset] = (min(low, float(rows.time_s.min())), max(high, float(rows.time_s.max())))
+        keep = (rows.time_s >= first) & (rows.time_s < last)
+        if (asset is None or rows.asset == asset) and keep.any():
+            any_kept = True
             yield Rows(rows.asset, rows.time_s[keep], rows.values[keep], rows.channels)
+    if any_kept:
+        return
+    if asset in seen or (asset is None and seen):
+        low, high = seen[asset] if asset in seen else next(iter(seen.values()))
+        fact = f"holds no rows of that time; there are rows from {when(low)} to {when(high)}"
+        raise DataError(source, fact, "Check --from and --to; times without a zone are UTC, as in the files.")
+    fact = f"holds no rows of '{asset}'; it has {names(list(seen))}" if seen else "holds no rows"
+    raise DataError(source, fact, "Check --asset; --as says what the agent calls the machine.")
+
+
+def _called(found: Iterable[Rows], name: str | None) -> Iterator[Rows]:
+    """Yield the rows under another name. Raises UserError where they are of several machines."""
+    from edge_sft.prediction import Rows
+
+    theirs = ""
+    for rows in found:
+        if name is not None and theirs not in ("", rows.asset):
+            fact = f"would make one machine of '{theirs}' and '{rows.asset}'"
+            raise UserError(f"--as {name}", fact, "Say with --asset which of them it is.")
+        theirs = rows.asset
+        yield rows if name is None else Rows(name, rows.time_s, rows.values, rows.channels)
 
 
 def _heard(folder: Path) -> Iterator[Rows]:
@@ -156,33 +188,17 @@ def _read(slot: Slot, paths: Sequence[Path], asset: str | None) -> Iterator[Rows
     """Read files with the columns, units and times that the bundle's recipe says."""
     from edge_sft import sensor_recipe, strict_toml
     from edge_sft.bundle.manifest import RECIPE
-    from edge_sft.data.sensors.columns import parts_of, wanted
-    from edge_sft.data.sensors.joining import join
-    from edge_sft.data.sensors.listing import list_files
-    from edge_sft.data.sensors.tables import read_tables
+    from edge_sft.data.sensors.recordings import machine, named, read_recordings
     from edge_sft.prediction import Rows
 
     text = (slot.path / RECIPE).read_text(encoding="utf-8", errors="replace")
     recipe = strict_toml.loads(text, sensor_recipe.SensorRecipe, source=str(slot.path / RECIPE))
-    parts, reasons = [], []
-    for name, file in (one for path in paths for one in list_files(path, recipe.data.pattern).files):
-        tables = read_tables(file, name, wanted(recipe.data))
-        for cut in [tables] if isinstance(tables, str) else [parts_of(table, recipe) for table in tables]:
-            if isinstance(cut, str):
-                reasons.append(f"{name} {cut}")
-            else:
-                parts += cut
-    for reason in reasons:
-        errors.print(f"left out: {reason}", markup=False)
-    if not parts:
-        raise DataError("the files", f"hold no usable rows ({reasons[0] if reasons else 'none were given'})", "")
+    whole = read_recordings(recipe, paths, lambda line: errors.print(line, markup=False, soft_wrap=True))
     channels = tuple(channel.name for channel in recipe.data.channels)
-    whole = join(parts, recipe.data.run)
-    if asset is None and not all(part.asset or part.group for part in whole):
+    if asset is None and not all(named(part) for part in whole):
         errors.print("the files do not name the machine: give --asset as the agent calls it", markup=False)
     for part in whole:
-        named = part.asset or asset or part.group or part.run or part.file
-        yield Rows(named, part.time, part.values, channels)
+        yield Rows(named(part) or asset or machine(part), part.time, part.values, channels)
 
 
 def _show(store: CommissioningStore, asset: str | None) -> None:

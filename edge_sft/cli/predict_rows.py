@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_sft.cli.console import errors
-from edge_sft.errors import DataError
 
 if TYPE_CHECKING:
     from edge_sft.bundle.reading import VerifiedBundle
@@ -52,11 +51,12 @@ def predictions(
         DataError: A file has no usable rows, or a channel is in none of them.
         UserError: The bundle's recipe is not one that this version reads.
     """
+    from edge_sft.data.sensors.recordings import read_recordings
     from edge_sft.slots.commissioning_file import CommissioningStore
     from edge_sft.slots.window_predictor import WindowPredictor
 
     recipe = _recipe(bundle)
-    parts = _parts(recipe, paths)
+    parts = read_recordings(recipe, paths, lambda line: errors.print(line, markup=False, soft_wrap=True))
     with contextlib.ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="edge-sft-")))
         bundle.extract_to(folder)
@@ -89,38 +89,10 @@ def _recipe(bundle: VerifiedBundle) -> SensorRecipe:
     return strict_toml.loads(text, sensor_recipe.SensorRecipe, source=f"{bundle.path}, {RECIPE}")
 
 
-def _parts(recipe: SensorRecipe, paths: Sequence[Path]) -> list[Part]:
-    """Read the files as training would, labels aside. A file that cannot be used is reported and the rest goes on."""
-    from edge_sft.data.sensors.columns import parts_of, wanted
-    from edge_sft.data.sensors.joining import join
-    from edge_sft.data.sensors.listing import list_files
-    from edge_sft.data.sensors.tables import read_tables
-
-    found: list[Part] = []
-    reasons: list[str] = []
-    columns = wanted(recipe.data)
-    for name, file in (one for path in paths for one in list_files(path, recipe.data.pattern).files):
-        tables = read_tables(file, name, columns)
-        for cut in [tables] if isinstance(tables, str) else [parts_of(table, recipe) for table in tables]:
-            if isinstance(cut, str):
-                reasons.append(f"{name} {cut}")
-                errors.print(f"left out: {reasons[-1]}", markup=False, soft_wrap=True)
-            else:
-                found += cut
-    if not found:
-        raise DataError("the files", f"hold no usable rows ({reasons[0] if reasons else 'none were given'})", "")
-    _report_missing(found)
-    return join(found, recipe.data.run)
-
-
-def _report_missing(parts: Sequence[Part]) -> None:
-    absent = sorted({(part.file, part.missing) for part in parts if part.missing})
-    for file, names in absent:
-        errors.print(f"{file} has no column for {', '.join(names)}: decided without", markup=False, soft_wrap=True)
-
-
 def _decided(predictor: WindowPredictor, part: Part, *, last: bool) -> Iterator[Prediction]:
     """Decide about a recording's windows, or its newest one, in order of time."""
+    from edge_sft.data.sensors.recordings import machine
+
     newest: Sequence[Window] = ()
     for windows in _windows(predictor.windowing, part):
         newest = windows[-1:]
@@ -130,15 +102,16 @@ def _decided(predictor: WindowPredictor, part: Part, *, last: bool) -> Iterator[
         yield from _asked(predictor, newest)
     if not newest:
         fact = f"{len(part.time)} rows hold no window of {predictor.windowing.length} steps with enough valid values"
-        errors.print(f"{_asset(part)}: {fact}", markup=False, soft_wrap=True)
+        errors.print(f"{machine(part)}: {fact}", markup=False, soft_wrap=True)
 
 
 def _windows(windowing: Windowing, part: Part) -> Iterator[Sequence[Window]]:
     """Push a recording's rows as a stream would; what a window holds does not depend on how the rows are cut."""
+    from edge_sft.data.sensors.recordings import machine
     from edge_sft.preprocess.buffering import WindowBuffer
     from edge_sft.preprocess.gridding import Gridder
 
-    gridder, buffer = Gridder(windowing), WindowBuffer(windowing, _asset(part))
+    gridder, buffer = Gridder(windowing), WindowBuffer(windowing, machine(part))
     for start in range(0, len(part.time), _ROWS):
         rows = slice(start, start + _ROWS)
         if windows := buffer.push(gridder.push(part.time[rows], part.values[rows])):
@@ -152,7 +125,3 @@ def _asked(predictor: WindowPredictor, windows: Sequence[Window]) -> list[Predic
 
     now = Captured(datetime.now(timezone.utc), time.monotonic())
     return predictor.decide(windows, stream="predict", captured=[now] * len(windows))
-
-
-def _asset(part: Part) -> str:
-    return part.asset or part.group or part.run or part.file

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_sft.cli.commission import commission
+from edge_sft.cli.commission import _called, _read, _within, commission
 from edge_sft.errors import DataError, UserError
 from edge_sft.policy import AnomalyPolicy, CommissioningRule
 from edge_sft.prediction import Rows
@@ -129,8 +129,10 @@ def test_what_cannot_be_is_said_in_one_line(slot: Slot, tmp_path: Path, given: d
 
 def test_a_machine_that_was_not_heard(slot: Slot, tmp_path: Path) -> None:
     hear(tmp_path / "root", "pump", 600)
-    with pytest.raises(DataError, match="no rows of that machine"):
+    with pytest.raises(DataError, match="no rows of 'press'; it has 'pump'"):
         commission(heard=True, asset="press", root=tmp_path / "root")
+    with pytest.raises(DataError, match="no rows of that time; there are rows from 1000 to 1059"):
+        commission(heard=True, start="2000", root=tmp_path / "root")
 
 
 def test_nothing_deployed(tmp_path: Path) -> None:
@@ -143,3 +145,39 @@ def test_a_model_that_needs_none(factory: Any, tmp_path: Path) -> None:
     hear(tmp_path / "root", "pump", 600)
     with pytest.raises(UserError, match="needs no commissioning"):
         commission(heard=True, root=tmp_path / "root")
+
+
+RECIPE = """
+modality = "window"
+name = "pumps"
+[task]
+kind = "anomaly"
+[data]
+path = "."
+time = "t"
+group = "machine"
+channels = [{ name = "c0" }, { name = "c1" }, { name = "c2" }]
+"""
+
+
+@pytest.fixture
+def two_machines(slot: Slot, tmp_path: Path) -> Path:
+    (slot.path / "recipe.toml").write_text(RECIPE)
+    path = tmp_path / "both.csv"
+    rows = "".join(f"{k},{m},{k},{k % 7},{k % 5}\n" for m in ("Pump 1", "Pump 2") for k in range(50))
+    path.write_text("t,machine,c0,c1,c2\n" + rows)
+    return path
+
+
+def test_the_rows_own_machine_goes_before_the_name_asked_for(slot: Slot, two_machines: Path) -> None:
+    found = list(_within(_read(slot, [two_machines], "Pump 1"), "Pump 1", (None, None), "both.csv"))
+    assert [(rows.asset, len(rows.time_s)) for rows in found] == [("Pump 1", 50)]
+    with pytest.raises(DataError, match="no rows of 'pump1'; it has 'Pump 1', 'Pump 2'"):
+        list(_within(_read(slot, [two_machines], "pump1"), "pump1", (None, None), "both.csv"))
+
+
+def test_a_machine_that_the_agent_calls_otherwise(slot: Slot, two_machines: Path) -> None:
+    only = _within(_read(slot, [two_machines], "Pump 1"), "Pump 1", (None, None), "both.csv")
+    assert [rows.asset for rows in _called(only, "line/1")] == ["line/1"]
+    with pytest.raises(UserError, match="would make one machine of 'Pump 1' and 'Pump 2'"):
+        list(_called(_read(slot, [two_machines], None), "line/1"))

@@ -120,7 +120,8 @@ def _period(recipe: SensorRecipe, runs: Sequence[Run], looks: Sequence[TimeLook]
         yield Finding(
             "warning",
             "period",
-            f"{count(len(slow), 'run')} are sampled at another rate than the rest ({span(step, clock=clock)} a row): "
+            f"{count(len(slow), 'run')} {'is' if len(slow) == 1 else 'are'} sampled at another rate than the rest "
+            f"({span(step, clock=clock)} a row): "
             f"{run.id} has {span(look.step, clock=clock)}.",
             "Is its time in another unit? Set data.time_format, or keep such files apart.",
             tuple(run.id for run, _ in slow),

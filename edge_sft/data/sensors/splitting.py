@@ -14,6 +14,7 @@ from edge_sft.data import splitting
 from edge_sft.data.dataset import SplitName
 from edge_sft.data.sensors.columns import span_of
 from edge_sft.data.sensors.labelling import Record
+from edge_sft.data.sensors.wording import percent
 from edge_sft.errors import DataError, UserError
 from edge_sft.sensor_recipe import SensorRecipe
 
@@ -126,7 +127,7 @@ def _same_rows(records: Sequence[Record], chosen: Sequence[SplitName]) -> None:
             twin = _twin(worst, records, chosen, other)
             raise DataError(
                 "data.split",
-                f"leaks: {100 * shared / total:.2g} % of the {side} rows are also in {other}, for example "
+                f"leaks: {percent(shared / total)} of the {side} rows are also in {other}, for example "
                 f"{worst.id} ({side}) and {twin} ({other})",
                 "Remove the copies, or give both the same group (data.group), so that they stay on one side.",
             )

@@ -48,4 +48,4 @@ def count(number: int, noun: str) -> str:
 
 def percent(share: float) -> str:
     """Write a share as a percentage of two digits."""
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
