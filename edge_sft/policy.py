@@ -41,7 +41,8 @@ class CommissioningRule(BaseModel):
     without them: the run is cut into ``blocks`` stretches, each scored by what the others teach.
 
     Attributes:
-        method: What the memory is: ``neighbours`` (examples) or ``components`` (principal components, T² and Q).
+        method: What the memory is: ``neighbours`` (examples, evenly over the run), ``core-set`` (those that leave
+            nothing of the run far from all of them) or ``components`` (principal components, T² and Q).
         quantile: Of the healthy windows' scores.
         factor: Room above it.
         blocks: Stretches the run is cut into. Few long ones ask more of the run (each state must occur in several of
@@ -52,7 +53,7 @@ class CommissioningRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["neighbours", "components"] = "neighbours"
+    method: Literal["neighbours", "core-set", "components"] = "neighbours"
     quantile: float = Field(default=0.99, gt=0, le=1)
     factor: float = Field(default=1.1, gt=0)
     blocks: int = Field(default=20, ge=2, le=1000)

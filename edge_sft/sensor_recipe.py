@@ -172,15 +172,17 @@ class NormaliseSection(_Section):
 class SensorModel(_Section):
     """``auto`` is the task's default: ``mlp`` (RUL), ``spectral`` (vibration faults), ``bank`` (anomalies).
 
-    ``base`` is a checkpoint of the same family to fine-tune from. ``orders`` are the rates, in turns of the shaft, at
+    ``encoder`` is a bank of what a small net, learnt on the training machines' healthy rows, sees in each channel as
+    ``embedding`` numbers. ``base`` is a checkpoint of the same family to fine-tune from. ``orders`` are the rates, in turns of the shaft, at
     which faults would show (cage, ball, outer and inner race from the bearing's data sheet; mesh of a gear).
     """
 
-    architecture: Literal["auto", "mlp", "tcn", "spectral", "bank", "t2q"] = "auto"
+    architecture: Literal["auto", "mlp", "tcn", "mlp+tcn", "spectral", "bank", "t2q", "encoder"] = "auto"
     width: int = Field(default=64, ge=4, le=1024)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     bank_size: int = Field(default=512, ge=8, le=65536)
     neighbours: int = Field(default=5, ge=1, le=64)
+    embedding: int = Field(default=8, ge=2, le=64)
     base: str | None = None
     orders: tuple[Annotated[float, Field(gt=0, lt=1000)], ...] = ()
 

@@ -1,6 +1,6 @@
 """What an anomaly model remembers of a machine's healthy run: the graph's ``bank`` input, made of its ``features``.
 
-Both layouts begin with the features' centre and what they are multiplied with; see `edge_sft.models.sensors.bank`
+All layouts begin with the features' centre and what they are multiplied with; see `edge_sft.models.sensors.bank`
 and `.t2q` for what the graph does with the rest.
 """
 
@@ -25,6 +25,10 @@ _FAR = 150.0
 # faulty rows are found at the same false alarms; .1 to .6 do not differ.
 _SHRINKAGE = 0.3
 _VARIANCE_KEPT = 0.9
+# The core-set is picked out of at most so many windows for each that is kept, along so many random directions: 20,000
+# windows and 512 examples would take a minute otherwise, twenty times over.
+_CANDIDATES = 8
+_DIRECTIONS = 64
 # T² and Q are measured against this quantile of the healthy windows' own, so that neither drowns the other.
 _LIMIT_QUANTILE = 0.99
 
@@ -63,6 +67,40 @@ def _examples(standard: Floats, rows: int) -> Floats:
     return np.vstack([apart, picked, np.full((room - len(picked), size), _FAR)])
 
 
+def _core_set(standard: Floats, rows: int) -> Floats:
+    """The same matrix, then the examples that leave no window of the run far from all of them (greedy k-centre): what
+    happened once is kept however much of the run is alike.
+    """
+    size = standard.shape[1]
+    room = rows - size
+    if room < 1:
+        raise BugError("bank", "has no room for examples", "Please report it.")
+    apart = _decorrelation(standard)
+    treated = (standard @ apart)[spread(len(standard), _CANDIDATES * room)]
+    picked = treated[_farthest_first(_narrowed(treated), room)]
+    return np.vstack([apart, picked, np.full((room - len(picked), size), _FAR)])
+
+
+def _farthest_first(points: Floats, most: int) -> NDArray[np.int64]:
+    """Return indices, in order of time: the point nearest the middle, then always the one farthest from all so far."""
+    if len(points) <= most:
+        return np.arange(len(points))
+    picked = [int(((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin())]
+    left = np.full(len(points), np.inf)
+    while len(picked) < most:
+        left = np.minimum(left, ((points - points[picked[-1]]) ** 2).sum(axis=1))
+        picked.append(int(left.argmax()))
+    return np.sort(np.array(picked, dtype=np.int64))
+
+
+def _narrowed(points: Floats) -> Floats:
+    """Project onto a few fixed random directions: distances stay as they are by a tenth or two, and cost a fraction."""
+    if points.shape[1] <= _DIRECTIONS:
+        return points
+    directions = np.random.default_rng(0).standard_normal((points.shape[1], _DIRECTIONS))
+    return np.asarray(points @ directions / np.sqrt(_DIRECTIONS))
+
+
 def _decorrelation(standard: Floats) -> Floats:
     """Inverse root of the shrunk correlations: symmetric, so that a feature stays recognisable as itself."""
     correlations = (1 - _SHRINKAGE) * (standard.T @ standard) / len(standard)
@@ -99,9 +137,13 @@ def spread(count: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
 
 
-_MAKERS: dict[str, Callable[[Floats, int], Floats]] = {"neighbours": _examples, "components": _components}
+_MAKERS: dict[str, Callable[[Floats, int], Floats]] = {
+    "neighbours": _examples,
+    "core-set": _core_set,
+    "components": _components,
+}
 
 
 def rows_for(method: str, features: int, size: int) -> int:
     """Return how many rows the bank of a method has: ``size`` examples, or components of as many features."""
-    return 2 + features + (size if method == "neighbours" else features)
+    return 2 + features + (features if method == "components" else size)

@@ -78,6 +78,7 @@ COMMENTS: dict[str, str] = {
     "model.dropout": "against learning by heart",
     "model.bank_size": "healthy examples that a bank keeps",
     "model.neighbours": "of a bank's examples that are compared with",
+    "model.embedding": "numbers that the encoder sees in a channel",
     "model.base": "a checkpoint of the same family to start from",
     "train.steps": '"auto" chooses by the number of windows',
     "train.batch_size": "windows a step",

@@ -1,6 +1,6 @@
-"""What both anomaly methods see of a window, masked statistics of each channel in the machine's own units; their table.
+"""What all anomaly methods see of a window, masked statistics of each channel in the machine's own units; their table.
 
-Nothing in them is learnt centrally: a memory that does not come from the machine itself is worse than none (a bank
+No memory in them is made centrally: one that does not come from the machine itself is worse than none (a bank
 from one test bed's healthy day found .02–.23 F1 on its other days, each day's own first minutes .80).
 """
 
@@ -17,7 +17,11 @@ from edge_sft.preprocess import Windowing
 from edge_sft.task import Task
 
 # each has build(config) -> nn.Module
-METHODS = {"bank": "edge_sft.models.sensors.bank", "t2q": "edge_sft.models.sensors.t2q"}
+METHODS = {
+    "bank": "edge_sft.models.sensors.bank",
+    "t2q": "edge_sft.models.sensors.t2q",
+    "encoder": "edge_sft.models.sensors.encoder",
+}
 STATISTICS = 3  # mean, standard deviation, slope
 _TINY = 1e-6
 
@@ -61,14 +65,16 @@ def shares(evidence: Tensor) -> Tensor:
     return padded / padded.sum(dim=1, keepdim=True)
 
 
-def watched(seen: Tensor) -> Tensor:
-    """Return how many of the features are there, [N,1]; a window without any divides by it and becomes NaN."""
-    return STATISTICS * seen.sum(dim=1, keepdim=True)
+def watched(seen: Tensor, each: int = STATISTICS) -> Tensor:
+    """Return how many of the features (``each`` a channel) are there, [N,1]; a window without any divides by it and
+    becomes NaN.
+    """
+    return each * seen.sum(dim=1, keepdim=True)
 
 
 def build(task: Task, windowing: Windowing, config: dict[str, Any]) -> nn.Module:
-    """Build the module of an anomaly checkpoint; ``config`` holds ``architecture``, ``clip`` and, for the bank,
-    ``neighbours`` and ``sharp``.
+    """Build the module of an anomaly checkpoint; ``config`` holds ``architecture``, ``clip`` and, where there
+    are examples, ``neighbours`` and ``sharp``; for the encoder ``embedding``.
 
     Raises:
         UserError: The architecture is none of `METHODS`.

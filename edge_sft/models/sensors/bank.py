@@ -1,4 +1,7 @@
-"""BankAnomaly: how far a window's features are from the nearest examples of the machine's healthy run."""
+"""BankAnomaly: how far a window's features are from the nearest examples of the machine's healthy run.
+
+What the features are is another module's: the statistics of `anomaly.py`, or a learnt encoder's of `encoder.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _TINY = 1e-6
 class BankAnomaly(nn.Module):
     """k nearest neighbours with the memory as an input.
 
-    Forward: ``window``, ``valid`` [N,T,C], ``mean``, ``std`` [C], ``bank`` [2+D+M, D] with D = 3·C, all float32 →
+    Forward: ``window``, ``valid`` [N,T,C], ``mean``, ``std`` [C], ``bank`` [2+D+M, D] with D = F·C, all float32 →
     ``score`` [N], ``contributions`` [N,C], ``features`` [N,D].
 
     The bank's first row is the features' centre, its second what they are multiplied with, D rows follow that take
@@ -27,7 +30,9 @@ class BankAnomaly(nn.Module):
     ``|a|² + |b|² − 2ab`` loses small distances in half precision.
 
     Args:
-        length: Grid steps T.
+        statistics: ``window``, ``valid``, ``mean``, ``std`` → ``features`` [N,D], all channels of one feature together,
+            and ``seen`` [N,C].
+        each: Features a channel F.
         channels: Columns C.
         neighbours: How many of the nearest examples count.
         clip: Standardised features beyond this count as this: one channel that explodes does not hide the others,
@@ -37,9 +42,12 @@ class BankAnomaly(nn.Module):
             .57 → .95 of its rows; 8 channels gain nothing by it).
     """
 
-    def __init__(self, length: int, channels: int, neighbours: int, clip: float, *, sharp: bool = False) -> None:
+    def __init__(
+        self, statistics: nn.Module, each: int, channels: int, neighbours: int, clip: float, *, sharp: bool = False
+    ) -> None:
         super().__init__()
-        self.statistics = WindowStatistics(length)
+        self.statistics = statistics
+        self.each = each
         self.channels = channels
         self.neighbours = neighbours
         self.clip = clip
@@ -50,8 +58,8 @@ class BankAnomaly(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return score [N], contributions [N,C], features [N,D]."""
         features, seen = self.statistics(window, valid, mean, std)
-        weight = torch.cat([seen] * STATISTICS, dim=1)
-        size = STATISTICS * self.channels
+        weight = torch.cat([seen] * self.each, dim=1)
+        size = self.each * self.channels
         standard = torch.clamp((features - bank[0:1]) * bank[1:2], -self.clip, self.clip)
         query = torch.matmul(standard * weight, bank[2 : 2 + size])  # a missing channel counts as at its centre
         examples = bank[2 + size :]
@@ -59,11 +67,11 @@ class BankAnomaly(nn.Module):
         found = examples.index_select(0, nearest.reshape(-1))
         apart = (query.unsqueeze(1) - found.reshape(-1, self.neighbours, query.shape[1])) * weight.unsqueeze(1)
         squares = apart * apart
-        by_channel = squares.mean(dim=1).reshape(-1, STATISTICS, self.channels).sum(dim=1)
+        by_channel = squares.mean(dim=1).reshape(-1, self.each, self.channels).sum(dim=1)
         if self.sharp:
-            score = _sharp(torch.sqrt(by_channel / STATISTICS), seen)
+            score = _sharp(torch.sqrt(by_channel / self.each), seen)
         else:
-            score = torch.sqrt(squares.sum(dim=2) / watched(seen)).mean(dim=1)
+            score = torch.sqrt(squares.sum(dim=2) / watched(seen, self.each)).mean(dim=1)
         return score, shares(by_channel), features
 
     def _nearest(self, query: Tensor, weight: Tensor, examples: Tensor) -> Tensor:
@@ -86,4 +94,5 @@ def _sharp(by_channel: Tensor, seen: Tensor) -> Tensor:
 def build(config: dict[str, Any]) -> BankAnomaly:
     """Rebuild the module from its config: ``length``, ``channels``, ``neighbours``, ``clip``, ``sharp``."""
     length, channels, neighbours = (int(config[name]) for name in ("length", "channels", "neighbours"))
-    return BankAnomaly(length, channels, neighbours, float(config["clip"]), sharp=bool(config["sharp"]))
+    front = WindowStatistics(length)
+    return BankAnomaly(front, STATISTICS, channels, neighbours, float(config["clip"]), sharp=bool(config["sharp"]))

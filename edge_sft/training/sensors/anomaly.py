@@ -1,7 +1,8 @@
 """Anomaly detection's training: choose the method on the training machines, say what it would have done on the others.
 
-Nothing about normal behaviour is learnt here for others to use: a machine's memory is its own and is made by
-`edge-sft commission` on it. What is shared is which method, its windows and its rule for the threshold.
+No memory of normal behaviour is made here for others to use: a machine's is its own and is made by `edge-sft
+commission` on it. What is shared is which method, its windows, its rule for the threshold, and where the encoder is
+taken what it sees in a channel.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.slots.commissioning import Healthy, commission
 from edge_sft.slots.memories import rows_for, spread
 from edge_sft.task import Task, window_anomaly
+from edge_sft.training.sensors.anomaly_encoder import healthy_stretches, learn
 from edge_sft.training.sensors.commissioned import Judged, asker, judge_run, numbers, scores_of
 from edge_sft.training.sensors.trained import Trained
 from edge_sft.training.sensors.windows import cut_run
 
-_RULES = {"bank": "neighbours", "t2q": "components"}
+ENCODER = "encoder"
+_RULES = {"bank": "neighbours", "t2q": "components", "encoder": "core-set"}
 # Windows of each training run that the bundle's default memory is made of: enough for quantization ranges and golden
 # answers; no machine is judged by it.
 _DEFAULT_WINDOWS = 2_000
@@ -36,19 +39,24 @@ _DEFAULT_WINDOWS = 2_000
 _CHOICE_RUNS = 20
 # More channels than this drown the one that goes wrong in a plain mean; see `BankAnomaly`.
 _MANY_CHANNELS = 16
+# The encoder's memory takes features apart by a square matrix: 16 MB at most, and a second of a device to invert.
+_MOST_FEATURES = 2048
+_ENCODER_FOLDS = 3
+_WORTH = 0.01  # of the area under the curve, by which another method must rank better than the bank
 
 
 def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> Trained:
     """Make an anomaly detector.
 
     Args:
-        recipe: ``model.architecture`` is ``bank``, ``t2q`` or ``auto``: whichever ranks the training machines'
-            labelled rows better, the bank where nothing is labelled.
+        recipe: ``model.architecture`` is ``bank``, ``t2q``, ``encoder`` or ``auto``: whichever ranks the training
+            machines' labelled rows better, each machine by an encoder that never heard it; the bank where nothing is
+            labelled, and where the others are not better by more than chance would make them.
         dataset: Runs; what is labelled abnormal is never taken for healthy.
         progress: Told run by run.
 
     Returns:
-        A network without learnt numbers, a policy without a threshold, each run judged by its own beginning.
+        A network, a policy without a threshold, each run judged by its own beginning.
 
     Raises:
         UserError: A recipe that does not fit the task.
@@ -56,8 +64,9 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     """
     _check(recipe)
     name, tried = _choose(recipe, dataset, progress)
-    task, module, policy, config = assemble(recipe, name)
-    judged = {split: _judge(recipe, name, dataset.split(split), split, progress) for split in _SPLITS}
+    encoder = _encoder(recipe, dataset.split("train"), progress) if name == ENCODER else None
+    task, module, policy, config = assemble(recipe, name, encoder)
+    judged = {split: _judge(recipe, name, dataset.split(split), split, progress, encoder) for split in _SPLITS}
     scores: dict[str, NDArray[Any]] = {}
     for split, runs in judged.items():
         if split != "train":
@@ -79,10 +88,16 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
 _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
-def assemble(recipe: SensorRecipe, name: str) -> tuple[Task, nn.Module, AnomalyPolicy, dict[str, Any]]:
-    """Return task, module (eval), default policy and config of one of the methods with a recipe's settings."""
+def assemble(
+    recipe: SensorRecipe, name: str, encoder: nn.Module | None = None
+) -> tuple[Task, nn.Module, AnomalyPolicy, dict[str, Any]]:
+    """Return task, module (eval), default policy and config of one of the methods with a recipe's settings.
+
+    ``encoder`` is the learnt net of the method of that name; the others have nothing learnt in them.
+    """
     windowing = recipe.windowing()
-    width = STATISTICS * len(windowing.names)
+    each = STATISTICS + (recipe.model.embedding if name == ENCODER else 0)
+    width = each * len(windowing.names)
     asked = recipe.policy.commissioning
     least = max(asked.min_windows, recipe.model.neighbours + 1)
     rule = asked.model_copy(update={"method": _RULES[name], "min_windows": least})
@@ -91,8 +106,13 @@ def assemble(recipe: SensorRecipe, name: str) -> tuple[Task, nn.Module, AnomalyP
     )
     sharp = len(windowing.names) > _MANY_CHANNELS
     config = {"architecture": name, "neighbours": recipe.model.neighbours, "clip": rule.clip, "sharp": sharp}
+    if name == ENCODER:
+        config["embedding"] = recipe.model.embedding
+    module = build(task, windowing, config)
+    if encoder is not None:
+        module.get_submodule("statistics.encoder").load_state_dict(encoder.state_dict())
     policy = AnomalyPolicy(alarm=recipe.policy.alarm, commissioning=rule, deadline_ms=recipe.policy.deadline_ms)
-    return task, build(task, windowing, config), policy, config
+    return task, module, policy, config
 
 
 def _check(recipe: SensorRecipe) -> None:
@@ -106,6 +126,9 @@ def _check(recipe: SensorRecipe) -> None:
     if recipe.normalise.by != "global":
         fact = "is not how an anomaly's memory works: it holds an example of each operating condition"
         raise UserError("normalise.by", fact, "Leave it out and commission over all conditions.")
+    if architecture == ENCODER and _features(recipe) > _MOST_FEATURES:
+        fact = f"gives {_features(recipe)} features of {len(recipe.data.channels)} channels, at most {_MOST_FEATURES}"
+        raise UserError("model.embedding", fact, 'Make it smaller, or take architecture = "bank".')
     if recipe.model.neighbours > recipe.model.bank_size:
         raise UserError("model.neighbours", "are more than model.bank_size has examples", "Make the bank larger.")
     if recipe.model.base is not None:
@@ -120,13 +143,47 @@ def _choose(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) ->
     if not runs:
         return "bank", {}
     chosen = [runs[index] for index in spread(len(runs), _CHOICE_RUNS)]
-    found = {name: numbers(_judge(recipe, name, chosen, f"train, {name}", progress)) for name in METHODS}
+    judged = {name: _judge(recipe, name, chosen, f"train, {name}", progress) for name in METHODS if name != ENCODER}
+    unheard = _by_unheard(recipe, dataset.split("train"), chosen, progress)
+    found = {name: numbers(ones) for name, ones in (judged | ({ENCODER: unheard} if unheard else {})).items()}
     tried = {name: values["auroc"] for name, values in found.items() if "auroc" in values}
-    return (max(METHODS, key=lambda name: tried.get(name, 0.0)) if tried else "bank"), tried
+    best = max(METHODS, key=lambda name: tried.get(name, 0.0))
+    return (best if tried.get(best, 0.0) > tried.get("bank", 0.0) + _WORTH else "bank"), tried
 
 
-def _judge(recipe: SensorRecipe, name: str, runs: Sequence[Run], title: str, progress: Progress) -> list[Judged]:
-    task, module, policy, _ = assemble(recipe, name)
+def _by_unheard(recipe: SensorRecipe, train: Sequence[Run], chosen: Sequence[Run], progress: Progress) -> list[Judged]:
+    """Judge each chosen run by an encoder that was trained without its group; none where there is one group only."""
+    groups = sorted({run.group for run in train})
+    folds = min(recipe.train.folds, _ENCODER_FOLDS, len(groups))
+    if folds < 2 or _features(recipe) > _MOST_FEATURES:
+        return []
+    judged: list[Judged] = []
+    for fold in range(folds):
+        out = set(groups[fold::folds])
+        left = [run for run in chosen if run.group in out]
+        if left:
+            encoder = _encoder(recipe, [run for run in train if run.group not in out], progress)
+            judged += _judge(recipe, ENCODER, left, f"train, {ENCODER}", progress, encoder)
+    return judged
+
+
+def _encoder(recipe: SensorRecipe, runs: Sequence[Run], progress: Progress) -> nn.Module:
+    return learn(recipe, healthy_stretches(recipe, runs), progress)
+
+
+def _features(recipe: SensorRecipe) -> int:
+    return (STATISTICS + recipe.model.embedding) * len(recipe.windowing().names)
+
+
+def _judge(
+    recipe: SensorRecipe,
+    name: str,
+    runs: Sequence[Run],
+    title: str,
+    progress: Progress,
+    encoder: nn.Module | None = None,
+) -> list[Judged]:
+    task, module, policy, _ = assemble(recipe, name, encoder)
     infer = asker(module, task)
     progress.start(f"judging {title}", len(runs))
     judged = []

@@ -1,4 +1,4 @@
-"""The two anomaly methods: what they compute, what they do about missing channels, and through ONNX."""
+"""The anomaly methods: what they compute, what they do about missing channels, and through ONNX."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from edge_sft.slots.memories import remember, rows_for
 from edge_sft.task import Task, window_anomaly
 
 T, C, M = 12, 3, 40
+E = 4  # numbers that the encoder sees in a channel
 D = 3 * C
-METHODS = {"bank": "neighbours", "t2q": "components"}
+METHODS = {"bank": "neighbours", "t2q": "components", "encoder": "core-set"}
+WIDTHS = {"bank": D, "t2q": D, "encoder": (3 + E) * C}
 
 
 def windowing() -> Windowing:
@@ -27,11 +29,12 @@ def windowing() -> Windowing:
 
 
 def task_of(name: str) -> Task:
-    return window_anomaly(T, C, (rows_for(METHODS[name], D, M), D))
+    return window_anomaly(T, C, (rows_for(METHODS[name], WIDTHS[name], M), WIDTHS[name]))
 
 
 def module_of(name: str, **more: Any) -> torch.nn.Module:
-    config = {"architecture": name, "neighbours": 5, "clip": 30.0, "sharp": False, **more}
+    config = {"architecture": name, "neighbours": 5, "clip": 30.0, "sharp": False, "embedding": E, **more}
+    torch.manual_seed(0)
     return build(task_of(name), windowing(), config)
 
 
@@ -44,9 +47,10 @@ def healthy(count: int = 60, seed: int = 0) -> torch.Tensor:
 
 def local_of(name: str, windows: torch.Tensor) -> list[torch.Tensor]:
     mean, std = windows.mean(dim=(0, 1)), windows.std(dim=(0, 1))
-    features, _ = WindowStatistics(T)(windows, torch.ones_like(windows), mean, std)
+    with torch.inference_mode():
+        features, _ = module_of(name).statistics(windows, torch.ones_like(windows), mean, std)  # type: ignore[operator]
     rule = CommissioningRule(method=METHODS[name])  # type: ignore[arg-type]
-    bank = remember(features.numpy().astype(np.float64), rows_for(METHODS[name], D, M), rule)
+    bank = remember(features.numpy().astype(np.float64), rows_for(METHODS[name], WIDTHS[name], M), rule)
     return [mean, std, torch.from_numpy(bank)]
 
 

@@ -5,19 +5,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edge_sft import checkpoint
 from edge_sft.alarms import Case
 from edge_sft.data.sensors.dataset import Run, SensorDataset
 from edge_sft.errors import DataError, UserError
+from edge_sft.models.sensors.encoder import patches
 from edge_sft.models.sensors.inference import load
 from edge_sft.policy import AlarmRule, AnomalyPolicy
 from edge_sft.progress import Silent
 from edge_sft.report import sensor_scores
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.training.sensors.anomaly import assemble, train
+from edge_sft.training.sensors.anomaly_encoder import healthy_stretches, learn
 from edge_sft.training.sensors.commissioned import asker, follow, judge_run, numbers, pointwise
 from edge_sft.training.sensors.fit import fit_sensors
+from edge_sft.training.sensors.windows import cut_run
 
 CHANNELS = ("load", "temp", "vib")
 
@@ -32,6 +36,10 @@ def recipe(**more: Any) -> SensorRecipe:
         "model": {"architecture": "bank", "bank_size": 64},
     }
     return SensorRecipe.model_validate({**given, **more})
+
+
+def many(count: int) -> dict[str, Any]:
+    return {"path": ".", "channels": [{"name": f"c{number}"} for number in range(count)]}
 
 
 def run(name: str, split: str, *, rows: int = 400, fault: int | None = 300, labelled: bool = True) -> Run:
@@ -106,10 +114,11 @@ def test_a_checkpoint_gives_the_same_network_back(tmp_path: Path) -> None:
 
 
 def test_the_method_is_chosen_on_the_training_machines() -> None:
-    trained = train(recipe(model={"architecture": "auto", "bank_size": 64}), dataset(), Silent())
+    short = {"steps": 5, "batch_size": 16}
+    trained = train(recipe(model={"architecture": "auto", "bank_size": 64}, train=short), dataset(), Silent())
     tried = trained.facts["tried"]
-    assert set(tried) == {"bank", "t2q"}
-    assert trained.architecture == max(tried, key=lambda name: tried[name])
+    assert set(tried) == {"bank", "t2q", "encoder"}
+    assert tried[trained.architecture] >= max(tried.values()) - 0.01
     unlabelled = train(recipe(model={"architecture": "auto"}), dataset(fault=None, labelled=False), Silent())
     assert unlabelled.architecture == "bank"
     assert "auroc" not in unlabelled.metrics["val"]
@@ -121,6 +130,47 @@ def test_t2q_is_a_model_like_the_other() -> None:
     assert trained.architecture == "t2q"
     assert trained.policy.commissioning.method == "components"  # type: ignore[union-attr]
     assert trained.metrics["test"]["auroc"] > 0.9
+
+
+def test_the_encoder_is_learnt_from_healthy_rows_and_rebuilt(tmp_path: Path) -> None:
+    asked = recipe(model={"architecture": "encoder", "embedding": 4, "bank_size": 64}, train={"steps": 60})
+    meta = fit_sensors(asked, dataset(), tmp_path / "ck", recipe_text="", progress=Silent())
+    assert meta.backbone == "encoder"
+    assert meta.metrics["test"]["auroc"] > 0.95
+    assert isinstance(meta.policy, AnomalyPolicy)
+    assert meta.policy.commissioning.method == "core-set"
+    scores = checkpoint.read_sensor_scores(tmp_path / "ck")
+    judged = judge_run(
+        asker(load(tmp_path / "ck"), meta.task), meta.task, meta.windowing, meta.policy, run("pump3", "test")
+    )
+    np.testing.assert_array_equal(judged.score, scores["test/score"])
+
+
+def test_learning_brings_neighbours_in_time_together_and_takes_no_abnormal_row() -> None:
+    asked = recipe(model={"architecture": "encoder", "embedding": 4}, train={"steps": 80, "batch_size": 64})
+    runs = dataset().split("train")
+    healthy = healthy_stretches(asked, runs)
+    assert sum(map(len, healthy)) < sum(len(cut_run(asked.windowing(), one)) for one in runs)
+    encoder = learn(asked, healthy, Silent())
+    one = healthy[0]
+    given = [
+        torch.from_numpy(part) for part in (one.values, one.valid, one.values.mean((0, 1)), one.values.std((0, 1)))
+    ]
+    with torch.inference_mode():
+        seen = encoder(patches(*given, 10)).reshape(len(one), 3, 4)[:, 0]  # the load: a sine of 50 steps
+    near, far = (seen[1:] - seen[:-1]).norm(dim=1).mean(), (seen[25:] - seen[:-25]).norm(dim=1).mean()
+    assert 2 * near < far
+    again = learn(asked, healthy, Silent())
+    assert all(
+        torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
+def test_a_long_run_teaches_by_some_stretches() -> None:
+    asked = recipe(model={"architecture": "encoder"})
+    (made,) = healthy_stretches(asked, [run("pump1", "train", rows=60_000, fault=None)])
+    assert 15_000 < len(made) < 25_000
+    assert made.end[-1] > 59_000
 
 
 def test_rows_labelled_abnormal_are_never_taken_for_healthy() -> None:
@@ -146,6 +196,7 @@ def test_a_run_too_short_to_commission_is_said_and_not_judged() -> None:
     [
         ({"model": {"architecture": "mlp"}}, "no anomaly detector"),
         ({"window": {"period_s": 1.0, "length": 10, "age": True}}, "window.age"),
+        ({"data": many(200), "model": {"architecture": "encoder"}}, "model.embedding"),
         ({"model": {"bank_size": 8, "neighbours": 9}}, "neighbours"),
         ({"model": {"base": "other"}}, "model.base"),
         (
