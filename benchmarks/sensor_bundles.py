@@ -3,8 +3,8 @@
     python benchmarks/sensor_bundles.py --work DIR [--only FD001,skab] [--threads 2] [--anew FD001]
 
 The recipes are those of examples/turbofan (each of C-MAPSS FD001 to FD004), examples/bearing (CWRU) and
-examples/process (Tennessee Eastman), and for SKAB what is `SKAB` below; `edge-sft keys init`, `train` and `build` (check,
-export, report, signature) make them.
+examples/process (Tennessee Eastman), and for SKAB what is `SKAB` below; `edge-sft keys init`, `train` and `build`
+(check, export, report, signature) make them.
 Runs of the data set's test side lie in a folder of their own (``unseen``) that no stage is shown: nothing scores them.
 Made once; what was made is kept in DIR, and a stage that was killed goes on where it was.
 """
