@@ -3,6 +3,10 @@
 A graph begins with arithmetic in the machine's own units (9,046 rpm ± 3): half precision would round the ± 3 away and
 overflow at 65,504. So what comes before the first layer, and all that large numbers and choices depend on, is never
 narrowed; where that is not enough, the gate finds out and more of the front stays.
+
+A memory (``bank``) is another machine's on every machine, so no gate sees all of its numbers: what reads it stays
+float32, save the search for neighbours, whose products are bounded by the clip. Neighbours that half precision
+confuses are equally near, and their distances are taken from float32.
 """
 
 from __future__ import annotations
@@ -20,21 +24,26 @@ if TYPE_CHECKING:
 _COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What may be INT8 between layers; everything else (masks, statistics, averages over members) stays float.
 _ACTIVATIONS = ("Relu", "Clip", "MaxPool", "AveragePool")
-# An operating condition, a neighbour, a place on an axis: rounded numbers choose another one, or one that is not there.
-_CHOOSING = ("ArgMin", "ArgMax", "TopK", "Floor", "Ceil", "Round")
+# An operating condition, a place on an axis: rounded numbers choose another one, or one that is not there.
+_CHOOSING = ("ArgMin", "ArgMax", "Floor", "Ceil", "Round")
+_SEARCH = "TopK"
+_MEMORY_AXES = 2  # a window has three axes, a mean one
 _LARGEST = 2048.0  # half precision counts whole numbers up to here, and its overflow is 32 times away
 _ATTEMPTS = 6
 
 
 def fronts(model: onnx.ModelProto, seen: dict[str, Observed]) -> Iterator[frozenset[str]]:
-    """Yield ever larger sets of nodes to keep in float32; each ends where a layer begins.
+    """Yield ever larger sets of nodes to keep in float32; each ends where a layer begins, or leaves only the search.
 
     Args:
         model: A float graph whose nodes have unique names, in an order in which they can be computed.
         seen: What was seen of its tensors.
     """
     nodes = model.graph.node
-    kept = _kept(model, seen)
+    search = searching(model)
+    kept = _kept(model, seen) | (_after_memory(model) - search)
+    if not layer_names(model) and search - kept:
+        yield frozenset(node.name for node in nodes) - (search - kept)
     layers = layer_names(model) - kept
     starts = [place for place, node in enumerate(nodes) if node.name in layers]
     for index in np.unique(np.linspace(0, len(starts) - 1, min(_ATTEMPTS, len(starts))).round().astype(int)):
@@ -53,6 +62,39 @@ def layer_names(model: onnx.ModelProto) -> frozenset[str]:
     stored = {tensor.name for tensor in model.graph.initializer}
     nodes = model.graph.node
     return frozenset(node.name for node in nodes if node.op_type in _COMPUTE and node.input[1] in stored)
+
+
+def memories(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the inputs that hold a machine's memory."""
+    inputs = model.graph.input
+    return frozenset(value.name for value in inputs if len(value.type.tensor_type.shape.dim) == _MEMORY_AXES)
+
+
+def searching(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the nodes that serve the search for neighbours and nothing else."""
+    told = {value.name for value in model.graph.output}
+    users: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, set()).add(node.name)
+    found = {node.name for node in model.graph.node if node.op_type == _SEARCH}
+    only: set[str] = set()
+    for node in reversed(model.graph.node):  # users come behind what they use
+        serves = [users.get(name, set()) for name in node.output]
+        if any(serves) and not told & set(node.output) and all(names <= found | only for names in serves):
+            only.add(node.name)
+    return frozenset(only)
+
+
+def _after_memory(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the nodes that depend on a machine's memory."""
+    reached = set(memories(model))
+    found: set[str] = set()
+    for node in model.graph.node:
+        if reached & set(node.input):
+            found.add(node.name)
+            reached.update(node.output)
+    return frozenset(found)
 
 
 def _kept(model: onnx.ModelProto, seen: dict[str, Observed]) -> frozenset[str]:

@@ -26,12 +26,14 @@ from edge_sft.progress import Progress, Silent
 from edge_sft.sensor_recipe import RulTask, SensorRecipe
 
 if TYPE_CHECKING:
+    import onnx
     import torch
     from torch import nn
 
 _TORCH_BATCH = 32
 _FOR_RANGES = 256
 _INPUTS = ("window", "valid")
+_NO_WEIGHTS = "it has no weights: what it multiplies with is the machine's memory, made and measured only there"
 
 
 def export_sensors(
@@ -200,10 +202,19 @@ def _narrow_gates(
     except EdgeSftError as error:
         return [reference.not_made(variant, error.fact) for variant in variants]
     if not fronts:
-        why = "no layer of it multiplies with weights after the raw units; it is as small as it gets"
-        return [reference.not_made(variant, why) for variant in variants]
+        return [reference.not_made(variant, _why_none(variant, prepared)) for variant in variants]
     source = Source(prepared, seen, front.never_int8(prepared, fronts[0]))
     return [_narrow_gate(variant, source, fronts, reference, out, progress) for variant in variants]
+
+
+def _why_none(variant: VariantName, model: onnx.ModelProto) -> str:
+    if not front.memories(model):
+        return "no layer of it multiplies with weights after the raw units; it is as small as it gets"
+    if variant == "fp16":
+        return (
+            "its products with the machine's memory are squared into the score: beyond half precision when it is loud"
+        )
+    return _NO_WEIGHTS
 
 
 def _narrow_gate(
@@ -226,6 +237,8 @@ def _narrow_gate(
 def _int8_gate(
     variant: Int8Variant, source: Source, reference: SensorReference, out: Path, progress: Progress
 ) -> GateResult:
+    if front.memories(source.model) and not front.layer_names(source.model):
+        return reference.not_made(variant, _NO_WEIGHTS)
     if not set(quantize.layers(source.model)) - source.never:
         return reference.not_made(variant, "all of it but the last layer needs float32")
     return export_int8(variant, source, reference, out, progress)

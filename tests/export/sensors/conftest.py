@@ -189,10 +189,10 @@ def anomaly(torch: ModuleType, dataset: SensorDataset, train: Shown) -> Model:
         def forward(self, window, valid, mean, std, bank):  # type: ignore[no-untyped-def]
             z = torch.clamp((window - mean) / std, -8.0, 8.0) * valid
             features = z.sum(dim=1) / valid.sum(dim=1).clamp(min=1.0)
-            apart = (features.unsqueeze(1) - bank) ** 2
-            nearest = apart.sum(dim=2).amin(dim=1)
-            by = apart.mean(dim=1) + 1e-6
-            return torch.sqrt(nearest + 1e-6), by / by.sum(dim=1, keepdim=True), features
+            nearness = 2.0 * torch.matmul(features, bank.transpose(0, 1)) - (bank * bank).sum(dim=1)
+            nearest = torch.topk(nearness, 1, dim=1).indices.reshape(-1)
+            by = (features - bank.index_select(0, nearest)) ** 2 + 1e-6
+            return torch.sqrt(by.sum(dim=1)), by / by.sum(dim=1, keepdim=True), features
 
     healthy = train.label == 0
     window, valid = train.window[healthy], train.valid[healthy]

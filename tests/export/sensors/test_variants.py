@@ -24,13 +24,32 @@ def test_remaining_life_and_faults_pass_in_every_variant(exported: dict[str, Exp
     assert exported["faults"].gates[0].balanced_accuracy is not None
 
 
-def test_a_model_without_layers_of_its_own_is_told_to_be_as_small_as_it_gets(exported: dict[str, ExportResult]) -> None:
+def test_a_memory_is_searched_in_half_precision_and_has_no_weights_to_quantize(
+    exported: dict[str, ExportResult],
+) -> None:
+    import onnx
+
     result = exported["anomaly"]
-    assert set(result.files) == {"fp32"}
+    assert set(result.files) == {"fp32", "fp16"}
     assert result.gates[0].measure == "AUROC"
-    assert {gate.note for gate in result.gates[1:]} == {
-        "could not be made: no layer of it multiplies with weights after the raw units; it is as small as it gets"
-    }
+    assert result.gates[1].max_score_difference < 1e-3  # neighbours equally near may be taken for each other, no more
+    why = "it has no weights: what it multiplies with is the machine's memory, made and measured only there"
+    assert {gate.note for gate in result.gates[2:]} == {f"could not be made: {why}"}
+    model = onnx.load(result.files["fp16"])
+    assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {1}
+    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    half = {name for name, source in casts.items() if source in {n for node in model.graph.node for n in node.output}}
+    searched = [node for node in model.graph.node if node.op_type == "MatMul" and half & set(node.input)]
+    assert searched
+
+
+def test_only_the_search_of_a_memory_is_narrowed(exported: dict[str, ExportResult]) -> None:
+    prepared = quantize.prepare(exported["anomaly"].files["fp32"])
+    found = front.searching(prepared)
+    nodes = {node.name: node for node in prepared.graph.node}
+    assert {"MatMul", "Transpose"} <= {nodes[name].op_type for name in found}
+    assert not {"Clip", "Sqrt", "TopK"} & {nodes[name].op_type for name in found}
+    assert front.memories(prepared) == {"bank"}
 
 
 def test_half_precision_begins_after_the_raw_units(exported: dict[str, ExportResult]) -> None:
