@@ -22,6 +22,7 @@ from edge_sft.prediction import Envelope, rfc3339
 from edge_sft.runtime import topics
 from edge_sft.runtime.ranges import Range, RangeSet, gaps
 from edge_sft.runtime.setting_aside import is_damage, why
+from edge_sft.runtime.transactions import transaction
 
 FORMAT = 1
 MOST_SEQ = 2**53  # what JSON numbers carry exactly in every language
@@ -155,7 +156,7 @@ class Ledger:
         touched: dict[Key, RangeSet] = {}
         with self._explained():
             try:
-                with self._transaction():
+                with transaction(self._db):
                     for topic, payload in messages:
                         self._accept_one(topic, payload, now, prefix, touched)
                     self._write_accounts(touched, now)
@@ -283,17 +284,6 @@ class Ledger:
     def _joined(account: Account, touched: RangeSet) -> list[Range]:
         """Return the whole ranges of arrived numbers that hold the touched ones."""
         return sorted({account.arrived.around(first) or (first, last) for first, last in touched})
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_sft.prediction import DroppedRange, Envelope, Prediction
 from edge_sft.runtime.ranges import merged
+from edge_sft.runtime.transactions import transaction
 
 FORMAT = 1
 ROW_OVERHEAD_BYTES = 96  # measured: row, index entry and page slack beside the payload
@@ -96,7 +97,7 @@ class Outbox:
         verdict = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"database disk image is malformed: {verdict}")
-        with self._transaction():
+        with transaction(self._db):
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 self._db.execute(statement)
             meta = dict(self._db.execute("SELECT key, value FROM meta"))
@@ -133,7 +134,7 @@ class Outbox:
         clock_s = now_s - self._started_s
         before = dict(self._next)
         try:
-            with self._transaction():
+            with transaction(self._db):
                 self._forget(batch)
                 self._name_gaps(batch.gaps, clock_s)
                 places = [self._add_prediction(prediction, clock_s) for prediction in batch.predictions]
@@ -168,7 +169,7 @@ class Outbox:
     def adopt(self, other: Outbox, now_s: float) -> None:
         """Take over all entries and counters of another outbox, with their epoch and sequence numbers."""
         clock_s = now_s - self._started_s
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany(
                 "INSERT OR IGNORE INTO outbox (stream, epoch, seq, born_s, first, last, payload)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -196,17 +197,6 @@ class Outbox:
     def close(self) -> None:
         """Close the file; SQLite folds the WAL into it."""
         self._db.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
 
     def _add(
         self,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from edge_sft import policy as policies
 from edge_sft.bundle import manifest as manifests
 from edge_sft.bundle.manifest import POLICY, Manifest
 from edge_sft.engines.protocol import Engine, open_engine
-from edge_sft.errors import BundleRefused, UserError
+from edge_sft.errors import BundleRefused, EdgeSftError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import ModelIdentity
 from edge_sft.profile import Budgets, DeviceProfile
@@ -28,6 +30,19 @@ ANY_CPU = DeviceProfile(
 )
 
 
+class Predicting(Protocol):
+    """What `Opened.start` asks of a predictor."""
+
+    memory_mb: float
+
+    def warm_up(self) -> None:
+        """Infer once, so that the first sample does not pay for lazy set-up."""
+        ...
+
+
+P = TypeVar("P", bound=Predicting)
+
+
 @dataclass(frozen=True)
 class Opened:
     """A slot's model, loaded and not yet run.
@@ -39,7 +54,7 @@ class Opened:
         policy: The active rule.
         deadline_ms: The shorter of the pipeline's and the policy's.
         folder: The slot.
-        identity: Which folder that was when it was read; see `check_same`.
+        identity: Which folder that was when it was read.
         memory_before_mb: Resident memory before loading.
     """
 
@@ -52,13 +67,29 @@ class Opened:
     identity: tuple[int, int]
     memory_before_mb: float | None
 
-    def check_same(self) -> None:
-        """Raise BundleRefused when the folder was replaced while it was being loaded."""
+    def start(self, made: Callable[[Opened], P]) -> P:
+        """Make a predictor on it and let it infer once; where anything fails, the engine is closed.
+
+        Raises:
+            BundleRefused: The folder was replaced meanwhile.
+            DeviceError: The engine cannot run the model.
+        """
+        try:
+            predictor = made(self)
+            self._check_same()
+            predictor.warm_up()
+        except EdgeSftError:
+            self.engine.__exit__(None, None, None)
+            raise
+        predictor.memory_mb = self._growth_mb()
+        return predictor
+
+    def _check_same(self) -> None:
         if _identity(self.folder) != self.identity:
             fact, remedy = "was replaced while it was being loaded", "Open the current slot again."
             raise BundleRefused(str(self.folder), fact, remedy)
 
-    def growth_mb(self) -> float:
+    def _growth_mb(self) -> float:
         """Return by how much resident memory has grown since before loading; 0 where the system does not tell."""
         after = resident_mb()
         return 0.0 if self.memory_before_mb is None or after is None else max(0.0, after - self.memory_before_mb)

@@ -19,7 +19,7 @@ from edge_sft import policy as policies
 from edge_sft import preprocess
 from edge_sft.bundle.manifest import Manifest
 from edge_sft.engines.protocol import Engine, EngineInfo
-from edge_sft.errors import DataError, DeviceError, EdgeSftError, UserError
+from edge_sft.errors import DataError, DeviceError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import Decision, Encoded, ModelIdentity, Prediction, Rows, Sample, rfc3339
 from edge_sft.preprocess import Preprocess
@@ -95,15 +95,7 @@ class Predictor:
         opened = open_model(
             slot_dir, policy=policy, variant=variant, threads=threads, deadline_ms=deadline_ms, profile=profile
         )
-        try:
-            predictor = cls(opened.engine, opened.manifest, opened.model, opened.policy, deadline_ms=opened.deadline_ms)
-            opened.check_same()
-            predictor._warm_up()
-        except EdgeSftError:
-            opened.engine.__exit__(None, None, None)
-            raise
-        predictor.memory_mb = opened.growth_mb()
-        return predictor
+        return opened.start(lambda it: cls(it.engine, it.manifest, it.model, it.policy, deadline_ms=it.deadline_ms))
 
     @classmethod
     def from_device(
@@ -251,7 +243,7 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Infer once on grey, so that the first part on the line does not pay for lazy set-up."""
         spec = self._preprocess
         frame = np.full((spec.height, spec.width, 3), 127, dtype=np.uint8)

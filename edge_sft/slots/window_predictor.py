@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edge_sft import policy as policies
 from edge_sft.bundle.manifest import Manifest
 from edge_sft.engines.protocol import Engine, EngineInfo
-from edge_sft.errors import DataError, DeviceError, EdgeSftError, UserError
+from edge_sft.errors import DataError, DeviceError, UserError
 from edge_sft.policy import AnomalyPolicy, AnyPolicy
 from edge_sft.prediction import Decision, ModelIdentity, Prediction, Rows, Sample, rfc3339
 from edge_sft.preprocess import Windowing
@@ -131,23 +131,17 @@ class WindowPredictor:
             DeviceError: The engine refuses the model.
         """
         opened = open_model(slot_dir, policy=policy, variant=variant, threads=threads, deadline_ms=deadline_ms)
-        try:
-            predictor = cls(
-                opened.engine,
-                opened.manifest,
-                opened.model,
-                opened.policy,
-                deadline_ms=opened.deadline_ms,
+        return opened.start(
+            lambda it: cls(
+                it.engine,
+                it.manifest,
+                it.model,
+                it.policy,
+                deadline_ms=it.deadline_ms,
                 commissioning=commissioning,
                 batch=batch,
             )
-            opened.check_same()
-            predictor.warm_up()
-        except EdgeSftError:
-            opened.engine.__exit__(None, None, None)
-            raise
-        predictor.memory_mb = opened.growth_mb()
-        return predictor
+        )
 
     @property
     def engine(self) -> EngineInfo:
