@@ -19,6 +19,7 @@ from edge_sft.errors import DataError, EdgeSftError
 if TYPE_CHECKING:
     from edge_sft.checkpoint import CheckpointMeta
     from edge_sft.data.dataset import Dataset
+    from edge_sft.data.findings import Finding
     from edge_sft.export.variants import ExportResult
     from edge_sft.recipe import Recipe
     from edge_sft.sensor_recipe import SensorRecipe
@@ -82,42 +83,60 @@ def build_bundle(recipe_path: Path, out: Path, key: Path) -> Built:
 
 
 def _check(recipe: Recipe, dataset: Dataset, out: Path, bar: Any) -> Path:
-    from edge_sft import durable
     from edge_sft.data.checking import check
     from edge_sft.report import data_page
 
-    page = out / "check.html"
     findings = check(recipe, dataset, bar)
-    durable.write_text(page, data_page.render(findings))
-    for finding in (*findings.of("error"), *findings.of("warning")):  # told, not fatal: the pictures are the user's
+    tell((*findings.of("error"), *findings.of("warning")))
+    return check_page(data_page.render(findings), out)
+
+
+def tell(findings: tuple[Finding, ...]) -> None:
+    """Say what the check found. Not fatal: the data are the user's."""
+    for finding in findings:
         colour = "red" if finding.severity == "error" else "yellow"
         console.print(f"[{colour}]{finding.severity}[/]: {escape(finding.text)} {escape(finding.remedy)}")
+
+
+def check_page(html: str, out: Path) -> Path:
+    """Write the check's page."""
+    from edge_sft import durable
+
+    page = out / "check.html"
+    durable.write_text(page, html)
     return page
 
 
 def _export(recipe: Recipe, meta: CheckpointMeta, dataset: Dataset, out: Path, bar: Any) -> ExportResult:
-    from edge_sft.export.variants import export_variants, read_export
+    from edge_sft.export.variants import export_variants
 
-    target = out / "export"
+    def export(target: Path) -> ExportResult:
+        return export_variants(
+            out / "checkpoint",
+            dataset,
+            target,
+            variants=recipe.export.variants,
+            calibration_pictures=recipe.export.calibration_pictures,
+            tolerance_points=recipe.export.tolerance_points,
+            progress=bar,
+        )
+
+    return exported_once(out / "export", export_digest(recipe, meta), export)
+
+
+def exported_once(target: Path, made_from: str, export: Callable[[Path], ExportResult]) -> ExportResult:
+    """Export into a folder, or read back what an earlier export left there, if it was made from the same."""
+    from edge_sft import durable
+    from edge_sft.export.variants import read_export
+
     stamp = target / "made-from.txt"
-    made_from = export_digest(recipe, meta)
-    if stamp.is_file() and stamp.read_text() == made_from:
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_from:
         with contextlib.suppress(DataError):  # damaged meanwhile: made again
             kept = read_export(target)
             console.print("Exported already from these weights.")
             return kept
     stamp.unlink(missing_ok=True)  # an export that is killed half way must not look finished
-    result = export_variants(
-        out / "checkpoint",
-        dataset,
-        target,
-        variants=recipe.export.variants,
-        calibration_pictures=recipe.export.calibration_pictures,
-        tolerance_points=recipe.export.tolerance_points,
-        progress=bar,
-    )
-    from edge_sft import durable
-
+    result = export(target)
     durable.write_text(stamp, made_from)
     return result
 

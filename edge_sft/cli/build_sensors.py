@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
-from edge_sft.cli.build import Built
-from edge_sft.cli.console import console, progress
-from edge_sft.errors import DataError
+from edge_sft.cli.build import Built, check_page, export_digest, exported_once, tell
+from edge_sft.cli.console import progress
 
 if TYPE_CHECKING:
     from edge_sft.checkpoint import CheckpointMeta
@@ -48,41 +44,25 @@ def build_sensor_bundle(recipe_path: Path, out: Path, key: Path) -> Built:
 
 
 def _check(recipe: SensorRecipe, dataset: SensorDataset, out: Path, bar: Any) -> Path:
-    from edge_sft import durable
     from edge_sft.data.sensors.checking import check_sensors
     from edge_sft.report import sensor_data_page
 
-    page = out / "check.html"
     findings = check_sensors(recipe, dataset, bar)
-    durable.write_text(page, sensor_data_page.render(findings))
-    for finding in (*findings.of("error"), *findings.of("warning")):  # told, not fatal: the rows are the user's
-        colour = "red" if finding.severity == "error" else "yellow"
-        console.print(f"[{colour}]{finding.severity}[/]: {escape(finding.text)} {escape(finding.remedy)}")
-    return page
+    tell((*findings.of("error"), *findings.of("warning")))
+    return check_page(sensor_data_page.render(findings), out)
 
 
 def _export(recipe: SensorRecipe, meta: CheckpointMeta, dataset: SensorDataset, out: Path, bar: Any) -> ExportResult:
-    from edge_sft import durable
-    from edge_sft.cli.build import export_digest
     from edge_sft.export.sensors.variants import export_sensors
-    from edge_sft.export.variants import read_export
 
-    target = out / "export"
-    stamp = target / "made-from.txt"
-    made_from = export_digest(recipe, meta)
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_from:
-        with contextlib.suppress(DataError):  # damaged meanwhile: made again
-            kept = read_export(target)
-            console.print("Exported already from these weights.")
-            return kept
-    stamp.unlink(missing_ok=True)  # an export that is killed half way must not look finished
-    result = export_sensors(
-        out / "checkpoint",
-        dataset,
-        target,
-        variants=recipe.export.variants,
-        tolerance_points=recipe.export.tolerance_points,
-        progress=bar,
-    )
-    durable.write_text(stamp, made_from)
-    return result
+    def export(target: Path) -> ExportResult:
+        return export_sensors(
+            out / "checkpoint",
+            dataset,
+            target,
+            variants=recipe.export.variants,
+            tolerance_points=recipe.export.tolerance_points,
+            progress=bar,
+        )
+
+    return exported_once(out / "export", export_digest(recipe, meta), export)

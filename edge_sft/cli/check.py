@@ -33,7 +33,10 @@ def check(
         Path | None, typer.Option(help="A trained checkpoint: find labels of pictures that its model doubts.")
     ] = None,
 ) -> None:
-    """Read all data; tell what is broken, double, contradictory, rare or odd. Ends with 3 if there are errors."""
+    """Read all pictures or sensor readings; tell what is broken, double, contradictory, rare, stuck or odd.
+
+    Ends with 3 if there are errors.
+    """
     from edge_sft.data.sensors.telling import holds_sensor_data
     from edge_sft.sensor_recipe import is_sensor_recipe
 

@@ -23,8 +23,10 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "demo": Verb("edge_sft.cli.demo:demo", "See the whole road in one command, on real or your own pictures."),
-    "init": Verb("edge_sft.cli.init:init", "Look at a folder of pictures and write a recipe for it."),
-    "check": Verb("edge_sft.cli.check:check", "Find what is wrong with the pictures and labels, in words."),
+    "init": Verb("edge_sft.cli.init:init", "Look at pictures or sensor readings and write a recipe for them."),
+    "check": Verb(
+        "edge_sft.cli.check:check", "Find what is wrong with pictures, readings and labels, in words."
+    ),
     "build": Verb("edge_sft.cli.build:build", "Check, train, export, prove and sign: one file to deploy."),
     "train": Verb("edge_sft.cli.train:train", "Fine-tune a model by a recipe."),
     "export": Verb("edge_sft.cli.export:export", "Make and gate the ONNX variants of a trained model."),
@@ -35,8 +37,8 @@ VERBS: dict[str, Verb] = {
     ),
     "rollback": Verb("edge_sft.cli.deploy:rollback", "Switch a device back to the model before."),
     "slots": Verb("edge_sft.cli.deploy:slots", "Show which models a device holds."),
-    "run": Verb("edge_sft.cli.agent:run", "Run the agent: pictures in, decisions out over MQTT."),
-    "predict": Verb("edge_sft.cli.predict:predict", "Decide about picture files with a bundle."),
+    "run": Verb("edge_sft.cli.agent:run", "Run the agent: pictures or sensor rows in, decisions out over MQTT."),
+    "predict": Verb("edge_sft.cli.predict:predict", "Decide about pictures or recorded sensor rows with a bundle."),
     "monitor": Verb("edge_sft.cli.monitor:monitor", "Watch decisions live in the terminal."),
     "ledger": Verb("edge_sft.cli.ledger:ledger", "Receive decisions into a database and say what is missing."),
     "broker": Verb("edge_sft.cli.broker:broker", "Start a small MQTT broker for trying things out."),

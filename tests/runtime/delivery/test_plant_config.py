@@ -24,7 +24,7 @@ def plant(tmp_path, certificates, free_port, eventually):
     ca = certificates("plant")
     cert, key = ca.issue("server")
     port = free_port()
-    for user in ("press3", "ledger", "monitor", "plc", "stranger"):
+    for user in ("press3", "ledger", "monitor", "plc", "gateway", "stranger"):
         with (tmp_path / "passwords").open("a") as file:
             file.write(f"{user}:{mosquitto_hash(user * 2)}\n")
         (tmp_path / user).write_text(user * 2)
@@ -86,6 +86,27 @@ def test_everyone_may_do_their_own_part_and_no_more(plant, eventually):
     eventually(lambda: len(seen) >= 4 and len(acks) == 2)
     assert sorted(seen) == sorted([mine.prediction("cam"), mine.state("cam"), mine.device_state, mine.ack])
     for link in links:
+        link.stop()
+
+
+def test_rows_go_from_gateways_to_devices_and_nobody_else_sends_them(plant, eventually):
+    users = ("press3", "gateway", "plc", "monitor", "ledger")
+    links = {user: MqttLink(plant(user), client_id=user).start() for user in users}
+    rows, decisions = [], []
+    links["press3"].subscribe("plant/+/sensors", lambda topic, payload: rows.append((topic, payload)))
+    links["press3"].subscribe("plant/+/temp", lambda topic, payload: rows.append((topic, payload)))
+    links["gateway"].subscribe("edge-sft/v1/#", lambda topic, _: decisions.append(topic))
+    for link in links.values():
+        link.wait_connected(10)
+    for user in ("press3", "plc", "monitor", "ledger"):
+        assert links[user].publish("plant/pump-07/sensors", b"forbidden")
+    assert links["press3"].publish(Topics("s", "l", "press3").prediction("pumps"), b"fine")
+    assert links["gateway"].publish("plant/pump-07/sensors", b"fine")
+    assert links["gateway"].publish("plant/pump-08/temp", b"fine")
+    eventually(lambda: len(rows) >= 2)
+    assert sorted(rows) == [("plant/pump-07/sensors", b"fine"), ("plant/pump-08/temp", b"fine")]
+    assert decisions == []
+    for link in links.values():
         link.stop()
 
 
