@@ -24,9 +24,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "demo": Verb("edge_sft.cli.demo:demo", "See the whole road in one command, on real or your own pictures."),
     "init": Verb("edge_sft.cli.init:init", "Look at pictures or sensor readings and write a recipe for them."),
-    "check": Verb(
-        "edge_sft.cli.check:check", "Find what is wrong with pictures, readings and labels, in words."
-    ),
+    "check": Verb("edge_sft.cli.check:check", "Find what is wrong with pictures, readings and labels, in words."),
     "build": Verb("edge_sft.cli.build:build", "Check, train, export, prove and sign: one file to deploy."),
     "train": Verb("edge_sft.cli.train:train", "Fine-tune a model by a recipe."),
     "export": Verb("edge_sft.cli.export:export", "Make and gate the ONNX variants of a trained model."),
