@@ -106,7 +106,7 @@ class SensorData(_Section):
         path: A file, or a folder of files that match ``pattern``.
         layout: ``wide`` (a column a channel) or ``long`` (columns channel and value).
         time: Time column; empty = rows are one ``window.period_s`` apart.
-        time_format: ``auto``, ``seconds``, ``milliseconds``, ``iso`` or ``index``.
+        time_format: ``auto``, ``seconds``, ``milliseconds``, ``iso``, ``index`` or ``excel``.
         run: Column that tells runs apart; empty = one run a file. ``file:REGEX`` on the file names makes one run of
             the files whose match is equal: one after the other (a file a day), or side by side (a file a sensor).
         group: Column, or regex on the file name (``file:REGEX``), of what must stay on one side; empty = the run.
@@ -122,7 +122,7 @@ class SensorData(_Section):
     pattern: str = "*"
     layout: Literal["wide", "long"] = "wide"
     time: str = ""
-    time_format: Literal["auto", "seconds", "milliseconds", "iso", "index"] = "auto"
+    time_format: Literal["auto", "seconds", "milliseconds", "iso", "index", "excel"] = "auto"
     run: str = ""
     group: str = ""
     asset: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ class Part:
     """Rows of one run out of one file.
 
     ``run`` is what tells it apart inside the file (or, by ``file:REGEX``, over files), ``labels`` holds text, with ""
-    for unknown; ``missing`` are the channels that the file has no column for.
+    for unknown; ``missing`` are the channels that the file has no column for; ``turned`` says that the file has the
+    newest row first.
     """
 
     file: str
@@ -36,6 +37,7 @@ class Part:
     labels: Column | None = field(default=None, repr=False)
     rul: NDArray[np.float64] | None = field(default=None, repr=False)
     missing: tuple[str, ...] = ()
+    turned: bool = False
 
 
 def wanted(data: SensorData) -> Wanted:
@@ -73,6 +75,13 @@ def parts_of(table: Table, recipe: SensorRecipe) -> list[Part] | str:
     keep = np.flatnonzero(known)
     found = list(_cut(table, data, time, keep))
     return found or "has no rows with a time"
+
+
+def newest_first(time: NDArray[np.float64]) -> bool:
+    """Tell whether rows lie from the newest to the oldest, as some historians export them: no clock runs like that."""
+    steps = np.diff(time)
+    down, up = int((steps < 0).sum()), int((steps > 0).sum())
+    return down > 1 and 100 * up < down
 
 
 def by_file(setting: str, name: str, key: str) -> str | None:
@@ -125,8 +134,10 @@ def _time(table: Table, recipe: SensorRecipe) -> NDArray[np.float64]:
 def _cut(table: Table, data: SensorData, time: NDArray[np.float64], keep: NDArray[np.intp]) -> Iterator[Part]:
     keys = {name: _key(table, getattr(data, name), name) for name in ("run", "group", "asset")}
     for rows in _together([codes for codes, _ in keys.values() if codes is not None], keep):
+        turned = newest_first(time[rows])
+        rows = rows[::-1] if turned else rows  # noqa: PLW2901
         run, group, asset = (names[0 if codes is None else codes[rows[0]]] for codes, names in keys.values())
-        yield _part(table, data, time, rows, run=run, group=group, asset=asset)
+        yield replace(_part(table, data, time, rows, run=run, group=group, asset=asset), turned=turned)
 
 
 def _key(table: Table, setting: str, key: str) -> tuple[NDArray[np.int64] | None, list[str]]:

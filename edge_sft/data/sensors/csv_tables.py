@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sft.data.sensors.tables import NOTHING, Column, Table, Wanted, number, resolve, sha256_of
+from edge_sft.data.sensors.tables import NOTHING, Column, Table, Wanted, decimal_sign, number, resolve, sha256_of
 
 _LOOK = 60  # lines looked at to find separator and header
 _CHUNK = 50_000  # rows turned into numbers at once: memory stays near that of the numbers
@@ -155,6 +155,7 @@ class _Gathered:
     chunks: list[Column] = field(default_factory=list)
     unread: int = 0
     example: str = ""
+    decimal: str = ""  # its sign, once a cell told
 
     def add(self, cells: Sequence[str]) -> None:
         if self.kind == "time":
@@ -166,9 +167,12 @@ class _Gathered:
 
     def _numbers(self, cells: Sequence[str]) -> NDArray[np.float64]:
         try:
+            if self.decimal == ",":
+                raise ValueError  # "1.234" may be a thousand
             values = np.array(cells, dtype=np.float64)
         except ValueError:
-            read = [number(cell) for cell in cells]
+            self.decimal = self.decimal or decimal_sign(cells)
+            read = [number(cell, self.decimal) for cell in cells]
             failed = [cell for cell, value in zip(cells, read, strict=True) if value is None]
             self.unread += len(failed)
             self.example = self.example or (failed[0].strip()[:60] if failed else "")

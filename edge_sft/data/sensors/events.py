@@ -13,6 +13,7 @@ from edge_sft.data.findings import Finding
 from edge_sft.data.sensors import times
 from edge_sft.data.sensors.columns import canonical
 from edge_sft.data.sensors.tables import Wanted, read_tables
+from edge_sft.data.sensors.wording import when
 from edge_sft.errors import DataError
 from edge_sft.sensor_recipe import SensorRecipe
 
@@ -57,8 +58,8 @@ def read_events(recipe: SensorRecipe) -> tuple[Event, ...]:
         if column not in table.columns:
             known = ", ".join(f"'{name}'" for name in table.header)
             raise DataError(str(path), f"has no column '{column}'; it has {known}", "Name it in [data.events].")
-    when = times.parse(table.columns[section.time], recipe.data.time_format, recipe.window.period_s)
-    if table.rows and not np.isfinite(when).any():
+    moments = times.parse(table.columns[section.time], recipe.data.time_format, recipe.window.period_s)
+    if table.rows and not np.isfinite(moments).any():
         raise DataError(str(path), f"has no readable time in column '{section.time}'", "Write times as in the data.")
     until: Sequence[float | None] = [None] * table.rows
     if section.until is not None:
@@ -67,10 +68,11 @@ def read_events(recipe: SensorRecipe) -> tuple[Event, ...]:
     kinds = [""] * table.rows if section.kind is None else [cell.strip() for cell in table.columns[section.kind]]
     events = [
         Event(machine, float(at), kind, not section.failures or section.kind is None or kind in section.failures, end)
-        for machine, at, kind, end in zip(machines, when, kinds, until, strict=True)
+        for machine, at, kind, end in zip(machines, moments, kinds, until, strict=True)
         if np.isfinite(at)
     ]
-    return tuple(sorted(events, key=lambda event: (event.machine, event.time)))
+    # of two in the same minute the failure ends the life, not the repair that was booked with it
+    return tuple(sorted(events, key=lambda event: (event.machine, event.time, not event.failure)))
 
 
 def by_machine(events: Iterable[Event]) -> dict[str, list[Event]]:
@@ -125,7 +127,7 @@ def judge(
                 "warning",
                 "unknown-machine",
                 f"The failure log names {_number(len(unknown), 'machine')} without recordings ({_names(unknown)}); "
-                f"{_number(count, 'event')} of it tell nothing.",
+                f"{_number(count, 'event')} of {'it tells' if count == 1 else 'theirs tell'} nothing.",
                 f"Correct the names, or add the recordings.{hint}",
                 tuple(unknown),
             )
@@ -142,7 +144,8 @@ def judge(
                 tuple(silent),
             )
         )
-    return [*found, *_far(logged, known)]
+    far = _far(logged, known)
+    return [*found, *(far or _beyond(logged, known)), *_twice(events)]
 
 
 def _known(recordings: Sequence[Recording]) -> dict[str, tuple[float, float]]:
@@ -170,10 +173,49 @@ def _far(logged: Mapping[str, Sequence[Event]], known: Mapping[str, tuple[float,
             "error",
             "log-times",
             f"No event of the failure log lies near its machine's recordings, for example {event.machine}: "
-            f"{event.time:.10g}, recorded from {low:.10g} to {high:.10g}.",
+            f"{when(event.time)}, recorded from {when(low)} to {when(high)}.",
             "Bring the log's times into the unit and the clock of the data's time column.",
         )
     ]
+
+
+def _beyond(logged: Mapping[str, Sequence[Event]], known: Mapping[str, tuple[float, float]]) -> list[Finding]:
+    """Name failures from before a machine was recorded, and those so long after its last row that life is guessed."""
+    told = [(event, known[name]) for name, found in logged.items() if name in known for event in found if event.failure]
+    early = [(event, low) for event, (low, _) in told if event.time < low and event.until is None]
+    late = [(event, high) for event, (low, high) in told if event.time - high > max(high - low, 0.0) > 0.0]
+    found = []
+    if early:
+        event, low = early[0]
+        text = (
+            f"{_number(len(early), 'failure')} lie{'s' if len(early) == 1 else ''} before the machine's first row and "
+            f"tell{'s' if len(early) == 1 else ''} nothing, for example {event.machine}: {when(event.time)}, recorded "
+            f"from {when(low)} on."
+        )
+        found.append(Finding("note", "early-event", text, "", tuple(dict.fromkeys(e.machine for e, _ in early))))
+    if late:
+        event, high = late[0]
+        text = (
+            f"{_number(len(late), 'failure')} long after the machine's last row, for example {event.machine}: "
+            f"{when(event.time)}, recorded until {when(high)}. The time between counts as life without a look at it."
+        )
+        remedy = "Are recordings missing, or is it another machine's failure?"
+        found.append(Finding("warning", "late-event", text, remedy, tuple(dict.fromkeys(e.machine for e, _ in late))))
+    return found
+
+
+def _twice(events: Sequence[Event]) -> list[Finding]:
+    """Name events of a machine at the very same time; the first failure of them counts."""
+    times = [(event.machine, event.time) for event in events]
+    twice = [event for event, before, now in zip(events[1:], times, times[1:], strict=False) if before == now]
+    if not twice:
+        return []
+    event = twice[0]
+    text = (
+        f"{_number(len(twice), 'event')} of the failure log at the same time as another of the machine, for example "
+        f"{event.machine or 'all machines'} at {when(event.time)}; one of them counts, a failure before others."
+    )
+    return [Finding("note", "event-twice", text, "", tuple(dict.fromkeys(event.machine for event in twice)))]
 
 
 def _similar(name: str, known: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -9,10 +9,13 @@ import numpy as np
 from edge_sft.data.findings import Finding
 from edge_sft.data.sensors.dataset import Run
 from edge_sft.data.sensors.looking import TimeLook
+from edge_sft.data.sensors.times import EXCEL_1970
 from edge_sft.data.sensors.wording import count, is_clock, names, percent, span, when
 from edge_sft.sensor_recipe import SensorRecipe
 
 _YEAR = 365.25 * 86400.0
+_DAYS = (20_000.0, 80_000.0)  # 1954 to 2119
+_SECOND_DAYS = 0.9 / 86400.0
 _HOLE = 0.05  # of a run's time: more than the odd lost packet
 
 
@@ -20,6 +23,7 @@ def judge_time(recipe: SensorRecipe, runs: Sequence[Run], looks: Sequence[TimeLo
     """Judge the clocks of all runs; ``looks`` go with ``runs`` one to one."""
     yield from _backs(runs, looks)
     yield from _unset(runs)
+    yield from _spreadsheet(recipe, runs, looks)
     yield from _gaps(recipe, runs, looks)
     yield from _same(runs, looks)
     yield from _period(recipe, runs, looks)
@@ -66,6 +70,23 @@ def _unset(runs: Sequence[Run]) -> Iterator[Finding]:
             "Leave these rows out; check data.time_format.",
             tuple(run.id for run, _ in odd),
         )
+
+
+def _spreadsheet(recipe: SensorRecipe, runs: Sequence[Run], looks: Sequence[TimeLook]) -> Iterator[Finding]:
+    """Notice a spreadsheet's day numbers: 46027.25 is six in the morning of 2026-01-05."""
+    steps = np.array([look.step for look in looks if look.step > 0])
+    if recipe.data.time_format != "auto" or not recipe.data.time or not len(steps):
+        return
+    days = min(look.start for look in looks) >= _DAYS[0] and max(look.end for look in looks) <= _DAYS[1]
+    if (
+        days
+        and _SECOND_DAYS <= float(np.median(steps)) < 0.1
+        and recipe.window.period_s > 100 * float(np.median(steps))
+    ):
+        first = float(runs[0].time.min())
+        date = _date((first - EXCEL_1970) * 86400.0)
+        text = f"Times like {first:.5f} look like a spreadsheet's day numbers: {date}."
+        yield Finding("error", "excel-days", text, 'Set data.time_format = "excel".', tuple(run.id for run in runs))
 
 
 def _date(time: float) -> str:

@@ -17,6 +17,8 @@ Looks = Sequence[Sequence[ChannelLook]]  # [run][channel]
 
 _CODES = (-9999.0, -999.0, -99.0, 999.0, 9999.0, 99999.0, 65535.0, 32767.0, -32768.0, 4095.0, 2147483647.0, -1.0, 0.0)
 _STUCK_ROWS, _STUCK_TIMES = 30, 10  # rows, and times the channel's usual stretch, before a repeat is suspicious
+_ABSURD = 1e4  # times the usual size
+_RARE = 0.05  # of the values: vacuum gauges run over many decades, and mean it
 _MANY = 5  # channels that are stuck
 _NOTHING = 0.2  # of the rows
 
@@ -32,6 +34,7 @@ def judge_values(recipe: SensorRecipe, runs: Sequence[Run], looks: Looks) -> Ite
         yield from _nothing(channel, runs, mine)
         yield from _outside(channel, runs, values)
         yield from _codes(channel, runs, values, mine)
+        yield from _absurd(channel, runs, values, mine)
     yield from _together(stuck)
     yield from _twins(recipe, runs)
 
@@ -188,6 +191,34 @@ def _codes(
                 _limits(channel, code, middle, values),
                 tuple(run.id for run, number in zip(runs, counts, strict=True) if number),
             )
+
+
+def _absurd(
+    channel: ChannelSection, runs: Sequence[Run], values: Sequence[NDArray[np.float64]], looks: Sequence[ChannelLook]
+) -> Iterator[Finding]:
+    """Notice values that no sensor measures beside the usual ones: a cell or a register that was read wrongly."""
+    known = [look for look in looks if look.present]
+    if not known:
+        return
+    usual = float(np.median([max(abs(look.quarter), abs(look.three_quarters), look.spread) for look in known]))
+    limit = _ABSURD * max(usual, 1e-6)
+    if all(-limit <= look.smallest and look.largest <= limit for look in known):
+        return
+    low = -np.inf if channel.low is None else channel.low  # what lies outside is told already
+    high = np.inf if channel.high is None else channel.high
+    with np.errstate(invalid="ignore"):
+        far = [x[(np.abs(x) > limit) & (x >= low) & (x <= high)] for x in values]
+    total = sum(len(one) for one in far)
+    if not 0 < total < _RARE * sum(look.present for look in known):
+        return
+    worst = max((float(one[np.abs(one).argmax()]) for one in far if len(one)), key=abs)
+    yield Finding(
+        "warning",
+        "absurd",
+        f"Channel '{channel.name}' has {count(total, 'value')} as far out as {worst:.4g}, where {usual:.4g} is usual.",
+        "No sensor measures that; set low and high for the channel, then such values are not valid.",
+        tuple(run.id for run, one in zip(runs, far, strict=True) if len(one)),
+    )
 
 
 def _limits(channel: ChannelSection, code: float, middle: float, values: Sequence[NDArray[np.float64]]) -> str:

@@ -19,7 +19,7 @@ from edge_sft.data.sensors.joining import join
 from edge_sft.data.sensors.labelling import ANOMALY_LABELS, Record
 from edge_sft.data.sensors.listing import list_files
 from edge_sft.data.sensors.tables import Table, read_tables
-from edge_sft.errors import DataError, UserError
+from edge_sft.errors import DataError, DeviceError, UserError
 from edge_sft.progress import Progress, Silent
 from edge_sft.sensor_recipe import FaultTask, SensorRecipe
 
@@ -75,9 +75,13 @@ def _read(
     parts: list[Part] = []
     broken: list[Quarantined] = []
     columns = wanted(recipe.data)
+    lacking: DeviceError | None = None
     progress.start("Reading files", len(files))
     for name, path in files:
-        result = read_tables(path, name, columns)
+        try:
+            result = read_tables(path, name, columns)
+        except DeviceError as error:
+            lacking, result = error, f"cannot be read on this machine ({error})"
         for table in [] if isinstance(result, str) else result:
             cut = parts_of(table, recipe)
             if isinstance(cut, str):
@@ -88,6 +92,8 @@ def _read(
         if isinstance(result, str):
             broken.append(Quarantined(name, result))
         progress.advance(1, note=f"{len(broken)} unusable" if broken else "")
+    if lacking is not None and not parts:
+        raise lacking
     return tables, parts, broken
 
 

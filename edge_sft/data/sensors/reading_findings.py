@@ -59,6 +59,7 @@ def of_tables(
             "Was the file cut off, or does a text hold the separator?",
             ids,
         )
+    yield from _turned(parts)
     yield from _no_time(recipe, tables, parts)
     yield from _no_group(recipe, parts)
     yield from _no_numbers(recipe, tables)
@@ -124,6 +125,15 @@ def _unreadable(tables: Sequence[Table], broken: Sequence[Quarantined]) -> Findi
         "Mend them, or narrow data.pattern to the files that belong here.",
         tuple(left.id for left in broken),
     )
+
+
+def _turned(parts: Sequence[Part]) -> Iterator[Finding]:
+    ids = tuple(dict.fromkeys(part.file for part in parts if part.turned))
+    if ids:
+        text = (
+            f"{_number(len(ids), 'file')} with the newest row first, for example {ids[0]}; read from the last row on."
+        )
+        yield Finding("note", "newest-first", text, "", ids)
 
 
 def _no_time(recipe: SensorRecipe, tables: Sequence[Table], parts: Sequence[Part]) -> Iterator[Finding]:

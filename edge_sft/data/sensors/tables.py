@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,16 @@ from edge_sft.errors import EdgeSftError
 Column = NDArray[Any]  # float64 with NaN where nothing is, or object holding str
 
 NOTHING = frozenset(["", "-", "--", "---", "?", ".", "nan", "na", "n/a", "#n/a", "none", "null", "nil", "missing"])
+_OTHER = ((",", "."), (".", ","))
+_THOUSANDS = {sign: re.compile(rf"[+-]?[1-9]\d{{0,2}}(?:\{sign}\d{{3}})+(?:\{other}\d*)?$") for sign, other in _OTHER}
+# what can only be a decimal sign: not before three last digits, or behind a 0, four digits or the other sign
+_DECIMAL = {
+    sign: re.compile(
+        rf"[+-]?(?:\d*\{sign}(?:\d{{1,2}}|\d{{4,}})|(?:0|\d{{4,}})\{sign}\d+|[\d\{other}]+\{other}\d{{3}}\{sign}\d*)"
+        r"(?:[eE][+-]?\d+)?$"
+    )
+    for sign, other in _OTHER
+}
 _TRUTH = {"true": 1.0, "on": 1.0, "yes": 1.0, "false": 0.0, "off": 0.0, "no": 0.0}
 
 
@@ -132,11 +143,20 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def number(cell: str) -> float | None:
-    """Read one cell as a number: decimal comma or point, thousands, truth words; NaN for nothing, None for text."""
+def number(cell: str, decimal: str = "") -> float | None:
+    """Read one cell as a number: decimal comma or point, thousands, truth words; NaN for nothing, None for text.
+
+    Args:
+        cell: As it is written.
+        decimal: ``,`` or ``.`` where the column's other cells told (`decimal_sign`); else this cell has to.
+    """
     plain = cell.strip()
     if plain.lower() in NOTHING:
         return np.nan
+    if decimal == "," and _THOUSANDS["."].match(plain):
+        return float(plain.replace(".", "").replace(",", "."))
+    if decimal == "." and _THOUSANDS[","].match(plain):
+        return float(plain.replace(",", ""))
     try:
         value = float(plain)
         return value if np.isfinite(value) else np.nan
@@ -151,3 +171,20 @@ def number(cell: str) -> float | None:
         except ValueError:
             return None
     return _TRUTH.get(plain.lower())
+
+
+def decimal_sign(cells: Sequence[str]) -> str:
+    """Tell whether a column's decimals are behind a comma or a point; "" where no cell says.
+
+    ``1,234`` alone may be either: where other cells are whole numbers below a thousand, it is a thousand and more;
+    where all have their three digits, these are decimals.
+    """
+    marked = [plain for cell in cells if "," in (plain := cell.strip()) or "." in plain]
+    comma = any(_DECIMAL[","].match(cell) for cell in marked)
+    point = any(_DECIMAL["."].match(cell) for cell in marked)
+    if comma != point:
+        return "," if comma else "."
+    if comma or not any("," in cell for cell in marked):
+        return ""
+    whole = [plain for cell in cells if (plain := cell.strip()).lstrip("-").isdigit()]
+    return "." if whole and all(len(cell.lstrip("-")) <= 3 for cell in whole) else ""

@@ -16,6 +16,7 @@ _PLANT = re.compile(
     r"^(\d{1,4})([./-])(\d{1,2})[./-](\d{2,4}),?"
     r"(?:[ T]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*([AaPp]\.?[Mm]\.?)?)?$"
 )
+EXCEL_1970 = 25569.0  # day number of 1970-01-01 in a spreadsheet
 _EPOCHS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # at or above it, the number counts 1/unit seconds
 
 
@@ -25,7 +26,8 @@ def parse(column: Column, form: str = "auto", period_s: float = 1.0) -> NDArray[
     Args:
         column: float64, or text.
         form: ``data.time_format`` of the recipe. ``auto`` keeps numbers as they are, but takes what can only be
-            milli-, micro- or nanoseconds since 1970 for that; ``index`` counts rows that are ``period_s`` apart.
+            milli-, micro- or nanoseconds since 1970 for that; ``index`` counts rows that are ``period_s`` apart;
+            ``excel`` counts days as spreadsheets do, in local time as it is written.
         period_s: Step of the grid.
 
     Returns:
@@ -36,7 +38,7 @@ def parse(column: Column, form: str = "auto", period_s: float = 1.0) -> NDArray[
         column = column if numeric is None else numeric
     if column.dtype != object:
         return _scaled(column.astype(np.float64), form, period_s)
-    if form in {"seconds", "milliseconds", "index"}:
+    if form in {"seconds", "milliseconds", "index", "excel"}:
         return np.full(len(column), np.nan)
     day_first = _day_first(column)
     parts = [_chunk(column[i : i + _CHUNK].tolist(), day_first) for i in range(0, len(column), _CHUNK)]
@@ -62,6 +64,8 @@ def _scaled(values: NDArray[np.float64], form: str, period_s: float) -> NDArray[
         return values / 1000.0
     if form == "index":
         return values * period_s
+    if form == "excel":
+        return np.asarray(np.round((values - EXCEL_1970) * 86400.0, 3))
     if form == "auto" and len(values):
         with np.errstate(invalid="ignore"):
             size = np.abs(values[np.isfinite(values)])
@@ -126,6 +130,8 @@ def _day_first(column: Column) -> bool:
         return True
     if max(seconds) > 12:
         return False
+    if all(match.group(9) and match.group(2) == "/" for match in found) and len(set(firsts)) == len(set(seconds)) == 1:
+        return False  # one single day, with AM and PM: who writes these writes the month first
     as_day_first = np.array([31 * second + first for first, second in zip(firsts, seconds, strict=True)])
     as_month_first = np.array([31 * first + second for first, second in zip(firsts, seconds, strict=True)])
     return bool(np.abs(np.diff(as_day_first)).sum() <= np.abs(np.diff(as_month_first)).sum())

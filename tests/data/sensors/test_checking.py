@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from edge_sft.data.findings import Finding
 from edge_sft.data.sensors.findings import SensorFindings
+from edge_sft.errors import DeviceError
 
 Checked = Callable[..., SensorFindings]
 
@@ -194,3 +196,48 @@ def test_a_logger_that_froze_altogether_is_no_stuck_sensor(plant: Any, checked: 
     frozen[0][3] = rows[99][3]
     plant.write("m2.csv", [*rows[:100], *frozen, *rows[250:]])
     assert not of(checked(plant.root), "stuck")
+
+
+def test_newest_row_first_is_turned_round(plant: Any, checked: Checked) -> None:
+    plant.fleet(8)
+    plant.write("m3.csv", plant.rows(3)[::-1])
+    findings = checked(plant.root)
+    assert not of(findings, "clock-jump")
+    assert "1 file with the newest row first, for example m3.csv" in of(findings, "newest-first")[0].text
+
+
+def test_day_numbers_of_a_spreadsheet_are_recognised(plant: Any, checked: Checked) -> None:
+    for i in range(8):
+        rows = plant.rows(i)
+        plant.write(f"m{i}.csv", [[f"{46027.25 + k / 86400:.8f}", *row[1:]] for k, row in enumerate(rows)])
+    (said,) = of(checked(plant.root), "excel-days")
+    assert "Times like 46027.25000 look like a spreadsheet's day numbers: 2026-01-05 06:00:00" in said.text
+    findings = checked(plant.root, data='time = "time"\ntime_format = "excel"')
+    assert not findings.of("error")
+    assert findings.channels[0].present == 1.0
+
+
+def test_values_that_no_sensor_measures(plant: Any, checked: Checked) -> None:
+    plant.fleet(8)
+    rows = plant.rows(3)
+    for k, value in ((10, "1e308"), (20, "-1e39"), (30, "inf")):
+        rows[k][2] = value
+    plant.write("m3.csv", rows)
+    (said,) = of(checked(plant.root), "absurd")
+    assert "'pressure' has 2 values as far out as 1e+308, where 5." in said.text
+    limits = 'name = "pressure"\nlow = 0\nhigh = 16'
+    assert not of(checked(plant.root, channels=("temp", limits, "rpm")), "absurd")
+
+
+def test_a_file_of_a_type_that_cannot_be_read_here_stops_nobody(
+    plant: Any, checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    plant.fleet(8)
+    (plant.root / "stray.parquet").write_bytes(b"PAR1")
+    (said,) = of(checked(plant.root), "unreadable")
+    assert "stray.parquet cannot be read on this machine (Parquet files: need PyArrow" in said.text
+    for file in plant.root.glob("*.csv"):
+        file.unlink()
+    with pytest.raises(DeviceError, match="need PyArrow"):
+        checked(plant.root)

@@ -111,3 +111,24 @@ def test_many_rows_are_read_in_pieces(tmp_path: Path) -> None:
     assert table.rows == 60_001
     assert table.columns["a"][-1] == 30_000.0
     assert table.unread["b"] == (60_001, "x")
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["1,012.5", "998", "1,013"], [1012.5, 998, 1013]),
+        (["1.012,5", "998", "1.013"], [1012.5, 998, 1013]),
+        (["1,012", "998", "1,013"], [1012, 998, 1013]),
+        (["5,846", "6,001", "n/a"], [5.846, 6.001, np.nan]),
+        (["5,8", "1.013"], [5.8, 1013]),
+        (["0,846", "1.013.500"], [0.846, 1013500]),
+        (["12345,678", "1.013"], [12345.678, 1013]),
+        (["5,8", "3.5", "1,234.5", "1.234,5"], [5.8, 3.5, 1234.5, 1234.5]),
+        (["-1.234,5", "-1.234"], [-1234.5, -1234]),
+        (["1,5E3", "2,0E-1"], [1500, 0.2]),
+    ],
+)
+def test_a_column_tells_what_its_comma_means(tmp_path: Path, cells: list[str], numbers: list[float]) -> None:
+    rows = "".join(f"{k};{cell}\n" for k, cell in enumerate(cells))
+    table = read(tmp_path / "x.csv", f"t;a\n{rows}", Wanted(numbers=("a",), times=("t",)))
+    np.testing.assert_array_equal(table.columns["a"], numbers)

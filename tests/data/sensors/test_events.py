@@ -128,3 +128,23 @@ def test_a_log_may_call_a_recording_by_its_files_or_its_runs_name(plant: Any, op
     dataset = opened(plant.root, data='time = "time"\nrun = "engine"', task='kind = "regression"', more=more)
     assert [run.group for run in dataset.runs] == [f"all.csv/m{i}" for i in range(5)]
     assert all(run.rul is not None for run in dataset.runs)
+
+
+def findings(dataset: SensorDataset) -> dict[str, str]:
+    return {found.kind: found.text for found in dataset.findings}
+
+
+def test_failures_outside_the_recordings_and_told_twice_are_named(plant: Any, opened: Opened) -> None:
+    rows = [(f"m{i}", 299, "failure") for i in range(5)]
+    more = log(plant, [("m0", -86400, "failure"), ("m1", 299, "failure"), ("m2", 86400, "failure"), *rows])
+    told = findings(opened(plant.fleet(5), data=DATA, task='kind = "regression"', more=more))
+    assert "1 failure lies before the machine's first row" in told["early-event"]
+    assert "m0: 2024-02-29 06:00:00, recorded from 2024-03-01 06:00:00 on" in told["early-event"]
+    assert "1 failure long after the machine's last row, for example m2" in told["late-event"]
+    assert "1 event of the failure log at the same time" in told["event-twice"]
+
+
+def test_of_a_failure_and_a_repair_in_the_same_minute_the_failure_ends_the_life(plant: Any, opened: Opened) -> None:
+    rows = [(f"m{i}", 299, what) for i in range(5) for what in ("overhaul", "failure")]
+    dataset = opened(plant.fleet(5), data=DATA, task='kind = "regression"', more=log(plant, rows))
+    assert all(run.failed for run in dataset.runs)

@@ -55,3 +55,13 @@ def test_what_is_no_time_is_nan_and_the_rest_is_read() -> None:
     cells = np.array(["2020-03-09 10:14:33", "", "yesterday", "31.02.2020 10:00", "2020-03-09 10:14:34"], dtype=object)
     assert np.isnan(parse(cells)).tolist() == [False, True, True, True, False]
     assert np.isnan(parse(np.array([1.0]), "iso")).all()
+
+
+def test_day_numbers_of_a_spreadsheet() -> None:
+    days = np.array(["43899.42677083", "43900.42677083"], dtype=object)
+    np.testing.assert_allclose(parse(days, "excel"), [NOON, NOON + 86400], atol=0.01)
+
+
+def test_am_and_pm_on_a_single_day_are_american() -> None:
+    cells = np.array(["1/5/2026 11:59:00 AM", "1/5/2026 12:01:00 PM"], dtype=object)
+    assert parse(cells)[0] == parse(np.array(["2026-01-05 11:59"], dtype=object))[0]
