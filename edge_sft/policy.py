@@ -38,12 +38,14 @@ class CommissioningRule(BaseModel):
     """How a machine's threshold and memory are made of its healthy run, the bundle's advice to `commission`.
 
     The threshold is ``factor`` times the ``quantile`` of the scores that healthy windows get from a memory made
-    without them: the run is cut into ``blocks`` stretches, each scored by what the others teach.
+    without them: the run is cut into ``blocks`` stretches, each scored by what the others teach. With ``alarms_a_day``
+    it is ``factor`` times the lowest score at which these would have opened no more cases a day.
 
     Attributes:
         method: What the memory is: ``neighbours`` (examples, evenly over the run), ``core-set`` (those that leave
             nothing of the run far from all of them) or ``components`` (principal components, T² and Q).
-        quantile: Of the healthy windows' scores.
+        quantile: Of the healthy windows' scores; of no effect beside ``alarms_a_day``.
+        alarms_a_day: How many cases a day a healthy machine may open. A run too short to show one may open none.
         factor: Room above it.
         blocks: Stretches the run is cut into. Few long ones ask more of the run (each state must occur in several of
             them) and give a higher threshold.
@@ -55,6 +57,7 @@ class CommissioningRule(BaseModel):
 
     method: Literal["neighbours", "core-set", "components"] = "neighbours"
     quantile: float = Field(default=0.99, gt=0, le=1)
+    alarms_a_day: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     factor: float = Field(default=1.1, gt=0)
     blocks: int = Field(default=20, ge=2, le=1000)
     min_windows: int = Field(default=30, ge=2)

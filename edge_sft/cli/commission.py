@@ -89,6 +89,7 @@ def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], so
                     asset=asset,
                     created_at=_now(),
                     source=source,
+                    alarm=predictor.policy.alarm,
                 )
             except DataError as error:  # the other machines are commissioned all the same
                 failed.append(DataError(asset, str(error), ""))

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sft.errors import DataError, UserError
-from edge_sft.policy import AnomalyPolicy, CommissioningRule
+from edge_sft.policy import AlarmRule, AnomalyPolicy, CommissioningRule
 from edge_sft.preprocess import Windowing
 from edge_sft.preprocess.window import Window
+from edge_sft.slots.budget import lowest
 from edge_sft.slots.memories import remember, spread
 from edge_sft.task import Task
 
@@ -31,6 +32,7 @@ _UNLIKE = 1.5
 # A channel that was there in fewer windows than this is not watched: what it is like when healthy is not known.
 _WATCHED_SHARE = 0.5
 _RESOLUTION = 1e-6  # of float32: what moves less, relative to its value, does not move
+_AT_ONCE = AlarmRule()
 _NEVER = 1e9  # an unwatched channel's deviation: whatever it says counts as its mean
 
 
@@ -142,6 +144,7 @@ def commission(
     asset: str,
     created_at: str,
     source: str,
+    alarm: AlarmRule = _AT_ONCE,
 ) -> Commissioning:
     """Compute a machine's local inputs and threshold from its healthy run, and from nothing else.
 
@@ -158,6 +161,7 @@ def commission(
         asset: Name of the machine.
         created_at: UTC, RFC 3339.
         source: From what, for people.
+        alarm: The policy's; of use where the rule has a budget of alarms.
 
     Raises:
         UserError: The model takes no commissioning.
@@ -187,7 +191,12 @@ def commission(
         scores = _cross_scores(infer, kept, features, local, rows, rule, windowing, source)
         facts += _unlike(scores, infer, kept, features, local, rows, rule, windowing)
         local["bank"] = remember(features, rows, rule)
-    threshold = rule.factor * float(np.quantile(scores, rule.quantile))
+    scores = scores.astype(np.float64)
+    if rule.alarms_a_day is None:
+        threshold = rule.factor * float(np.quantile(scores, rule.quantile))
+    else:
+        level = lowest(scores, kept.end, alarm, rule.alarms_a_day)
+        threshold, facts = rule.factor * level.score, (*facts, level.sentence())
     if not np.isfinite(threshold) or threshold <= 0:
         raise DataError(source, "gives no usable threshold: the machine stood still", "Give a run of its normal work.")
     return Commissioning(

@@ -92,6 +92,16 @@ def test_the_share_of_new_healthy_windows_over_the_threshold_is_what_the_quantil
     assert 0.05 < (scores >= found.threshold).mean() < 0.15
 
 
+def test_a_budget_of_alarms_sets_the_threshold_and_says_what_the_run_proves() -> None:
+    hourly = Healthy(*(array[:200] for array in (healthy().values, healthy().valid)), np.arange(200.0) * 3600)
+    none, some = (made(hourly, CommissioningRule(alarms_a_day=budget, factor=1.0)) for budget in (0.0, 1.0))
+    assert none.threshold > some.threshold
+    assert "8.3 days would have opened 0 cases" in none.facts[-1]
+    assert "0.36 a day" in none.facts[-1]
+    roomy = made(hourly, CommissioningRule(alarms_a_day=0.0, factor=1.5))
+    assert roomy.threshold == pytest.approx(1.5 * none.threshold)
+
+
 def test_the_machines_threshold_goes_into_its_policy() -> None:
     found = made(healthy())
     default = AnomalyPolicy()

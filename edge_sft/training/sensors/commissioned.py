@@ -16,7 +16,7 @@ from edge_sft.alarms import Case, step
 from edge_sft.data.sensors.dataset import Run
 from edge_sft.errors import DataError
 from edge_sft.metrics.classification import roc
-from edge_sft.policy import AlarmRule, AnomalyPolicy, CommissioningRule
+from edge_sft.policy import AlarmRule, AnomalyPolicy
 from edge_sft.prediction import Prediction, rfc3339
 from edge_sft.preprocess import Windowing
 from edge_sft.slots.commissioning import Commissioning, Healthy, Infer, commission
@@ -86,7 +86,7 @@ def judge_run(
     windows = cut_run(windowing, run)
     label = np.full(len(windows), -1, dtype=np.int64) if windows.label is None else windows.label
     head = _head(windows, label, head_s)
-    known, why = _commissioned(infer, task, windowing, policy.commissioning, run, windows, head)
+    known, why = _commissioned(infer, task, windowing, policy, run, windows, head)
     inputs = blank_inputs(task) if known is None else known.inputs
     score, contributions = _scores(infer, windows, inputs)
     threshold = float("nan") if known is None else known.threshold
@@ -178,7 +178,7 @@ def _commissioned(
     infer: Infer,
     task: Task,
     windowing: Windowing,
-    rule: CommissioningRule,
+    policy: AnomalyPolicy,
     run: Run,
     windows: Windows,
     head: NDArray[np.bool_],
@@ -186,7 +186,8 @@ def _commissioned(
     healthy = Healthy(windows.values[head], windows.valid[head], windows.end[head])
     labels = {"model_digest": _NOWHERE, "asset": run.asset, "created_at": "", "source": run.id}
     try:
-        return commission(infer, task, windowing, healthy, rule, **labels), None
+        made = commission(infer, task, windowing, healthy, policy.commissioning, **labels, alarm=policy.alarm)
+        return made, None
     except DataError as error:
         return None, str(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,33 @@ def test_rows_without_an_example_are_out_of_reach_of_anything() -> None:
     with torch.inference_mode():
         score, _, _ = module_of("bank")(wild, torch.ones_like(wild), mean, std, torch.from_numpy(bank))
     assert 5 < float(score) < 100
+
+
+def test_a_core_set_keeps_what_happened_once() -> None:
+    """Of a thousand windows alike and one unlike them; evenly picked examples may miss it."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((1000, D)) * 0.1
+    features[501] += 5.0
+    for method, near in (("core-set", True), ("neighbours", False)):
+        bank = remember(features, rows_for(method, D, 20), CommissioningRule(method=method))  # type: ignore[arg-type]
+        query = ((features[501] - bank[0]) * bank[1]) @ bank[2 : 2 + D]
+        closest = np.sqrt(((query - bank[2 + D :]) ** 2).mean(axis=1)).min()
+        assert (closest < 1e-3) == near
+        assert bank.shape == (2 + D + 20, D)
+        assert (bank == remember(features, 2 + D + 20, CommissioningRule(method=method))).all()  # type: ignore[arg-type]
+
+
+def test_a_core_set_of_many_windows_takes_no_minute() -> None:
+    features = np.random.default_rng(0).standard_normal((20_000, 80))
+    began = time.process_time()
+    remember(features, rows_for("core-set", 80, 512), CommissioningRule(method="core-set"))
+    assert time.process_time() - began < 5
+
+
+def test_a_machine_that_always_does_the_same_still_fills_its_memory() -> None:
+    features = np.ones((100, D))
+    bank = remember(features, rows_for("core-set", D, 20), CommissioningRule(method="core-set"))
+    assert (np.abs(bank[2 + D :]) < 1).all()
 
 
 def test_one_channel_among_many_is_heard_when_sharp() -> None:
