@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def train_sensors(recipe: Path, out: Path | None, seed: int | None, threads: int | None) -> None:
     """Teach a model your machines and show what it reached."""
     from edge_sft import sensor_recipe as recipes
+    from edge_sft.cli.build import tell
     from edge_sft.cli.train import prepare
+    from edge_sft.data.sensors.checking import check_sensors
     from edge_sft.data.sensors.reader import open_sensor_dataset
 
     prepare(threads)
@@ -29,6 +31,8 @@ def train_sensors(recipe: Path, out: Path | None, seed: int | None, threads: int
     target = out or Path("runs") / loaded.name
     with progress() as bars:
         dataset = open_sensor_dataset(loaded, bars)
+        findings = check_sensors(loaded, dataset, bars)
+        tell((*findings.of("error"), *findings.of("warning")))  # not fatal: the rows are the user's
         meta = fit_sensors(loaded, dataset, target, recipe_text=recipe.read_text(encoding="utf-8"), progress=bars)
     _show(meta, target, len(dataset.quarantined))
 

@@ -66,3 +66,15 @@ def test_nothing_that_can_be_split_is_one_line(tmp_path):
     assert status == 3
     assert error.startswith("error:")
     assert "has 1 group" in error
+
+
+def test_training_says_what_is_wrong_with_the_rows(pumps):
+    edge_sft("init", "pumps", cwd=pumps.parent)
+    recipe = pumps.parent / "recipe.toml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("length = 64", "length = 16"), encoding="utf-8")
+    (pumps / "p7.csv").write_text((pumps / "p7.csv").read_text(encoding="utf-8").replace("Temp [", "Temperature ["))
+    status, said, error = edge_sft("train", "recipe.toml", cwd=pumps.parent)
+    assert status == 0, error
+    assert "p7.csv has no column 'Temp [°C]' but 'Temperature [°C]'; was it renamed?" in said
+    assert "kPa instead of bar" in said
+    assert "The clock jumps back 1 time in 1 run, by 1 day in p5.csv" in said

@@ -8,8 +8,8 @@ from pathlib import Path
 from edge_sft.data.sensors.columns import Part, parts_of, wanted
 from edge_sft.data.sensors.joining import join
 from edge_sft.data.sensors.listing import list_files
-from edge_sft.data.sensors.tables import read_tables
-from edge_sft.errors import DataError
+from edge_sft.data.sensors.tables import Table, read_tables
+from edge_sft.errors import DataError, DeviceError
 from edge_sft.sensor_recipe import SensorRecipe
 
 
@@ -23,13 +23,18 @@ def read_recordings(recipe: SensorRecipe, paths: Sequence[Path], tell: Callable[
 
     Raises:
         DataError: Nothing of it can be used.
-        DeviceError: A package is missing that a type of file needs.
+        DeviceError: It is of a type that needs a package which is missing.
     """
     found: list[Part] = []
     reasons: list[str] = []
     columns = wanted(recipe.data)
+    lacking: DeviceError | None = None
     for name, file in (one for path in paths for one in list_files(path, recipe.data.pattern).files):
-        tables = read_tables(file, name, columns)
+        tables: list[Table] | str
+        try:
+            tables = read_tables(file, name, columns)
+        except DeviceError as error:
+            lacking, tables = error, f"cannot be read on this machine ({error})"
         for cut in [tables] if isinstance(tables, str) else [parts_of(table, recipe) for table in tables]:
             if isinstance(cut, str):
                 reasons.append(f"{name} {cut}")
@@ -37,6 +42,8 @@ def read_recordings(recipe: SensorRecipe, paths: Sequence[Path], tell: Callable[
             else:
                 found += cut
     if not found:
+        if lacking is not None:
+            raise lacking
         reason = reasons[0] if reasons else "none were given"
         raise DataError("the files", f"hold no usable rows: {reason}", "Give files with the columns of the recipe.")
     for part_file, names in sorted({(part.file, part.missing) for part in found if part.missing}):
