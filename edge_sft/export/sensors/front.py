@@ -29,6 +29,8 @@ _CHOOSING = ("ArgMin", "ArgMax", "Floor", "Ceil", "Round")
 _SEARCH = "TopK"
 _MEMORY_AXES = 2  # a window has three axes, a mean one
 _LARGEST = 2048.0  # half precision counts whole numbers up to here, and its overflow is 32 times away
+# In the search: rows without an example lie 150 away (`edge_sft.slots.memories`), and how far exactly is no matter.
+_LARGEST_DISTANCE = 32768.0
 _ATTEMPTS = 6
 
 
@@ -41,7 +43,7 @@ def fronts(model: onnx.ModelProto, seen: dict[str, Observed]) -> Iterator[frozen
     """
     nodes = model.graph.node
     search = searching(model)
-    kept = _kept(model, seen) | (_after_memory(model) - search)
+    kept = _kept(model, seen, search) | (_after_memory(model) - search)
     if not layer_names(model) and search - kept:
         yield frozenset(node.name for node in nodes) - (search - kept)
     layers = layer_names(model) - kept
@@ -97,16 +99,17 @@ def _after_memory(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(found)
 
 
-def _kept(model: onnx.ModelProto, seen: dict[str, Observed]) -> frozenset[str]:
+def _kept(model: onnx.ModelProto, seen: dict[str, Observed], search: frozenset[str]) -> frozenset[str]:
     """Return the nodes that see large numbers or choose places by numbers, and all that those depend on."""
-    large = _large(model, seen)
+    large, distant = _large(model, seen, _LARGEST), _large(model, seen, _LARGEST_DISTANCE)
     producers = {name: node for node in model.graph.node for name in node.output}
     waiting = [
         node
         for node in model.graph.node
-        if node.op_type in _CHOOSING or any(name in large for name in (*node.input, *node.output))
+        if node.op_type in _CHOOSING
+        or (node.op_type == "Cast" and _is_whole(node))
+        or (distant if node.name in search or node.op_type == _SEARCH else large) & {*node.input, *node.output}
     ]
-    waiting += [node for node in model.graph.node if node.op_type == "Cast" and _is_whole(node)]
     kept: set[str] = set()
     while waiting:
         node = waiting.pop()
@@ -123,14 +126,14 @@ def _is_whole(cast: onnx.NodeProto) -> bool:
     return to in (TensorProto.INT32, TensorProto.INT64)
 
 
-def _large(model: onnx.ModelProto, seen: dict[str, Observed]) -> set[str]:
-    """Return the tensors that hold raw units or large numbers: the window itself, activations, weights."""
+def _large(model: onnx.ModelProto, seen: dict[str, Observed], limit: float) -> set[str]:
+    """Return the tensors that hold raw units or numbers above it: the window itself, activations, weights."""
     from onnx import numpy_helper
 
     found = {model.graph.input[0].name}
-    found.update(name for name, item in seen.items() if max(abs(item.low), abs(item.high)) > _LARGEST)
+    found.update(name for name, item in seen.items() if max(abs(item.low), abs(item.high)) > limit)
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size and float(np.abs(values).max()) > _LARGEST:
+        if values.dtype == np.float32 and values.size and float(np.abs(values).max()) > limit:
             found.add(tensor.name)
     return found
