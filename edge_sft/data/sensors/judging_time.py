@@ -122,10 +122,12 @@ def _same(runs: Sequence[Run], looks: Sequence[TimeLook]) -> Iterator[Finding]:
     ids = tuple(run.id for run, look in zip(runs, looks, strict=True) if look.same)
     share = rows / max(1, sum(len(run.time) for run in runs))
     remedy = "Of equal times the last value counts, or their mean (window.aggregate)."
-    if share > 0.5:
+    crowded = [run.id for run, look in zip(runs, looks, strict=True) if look.same > 0.6 * len(run.time)]
+    if crowded:
         remedy = "Is the time column too coarse, or are several machines in one run? data.run or data.group tells them."
-    text = f"At the time of the row before: {count(rows, 'row')} ({percent(share)})."
-    yield Finding("warning" if share > 0.5 else "note", "same-time", text, remedy, ids)
+    text = f"At the time of the row before: {count(rows, 'row')} ({percent(share)})"
+    text += f", mostly in {names(crowded)}." if crowded else "."
+    yield Finding("warning" if crowded else "note", "same-time", text, remedy, tuple(crowded) or ids)
 
 
 def _period(recipe: SensorRecipe, runs: Sequence[Run], looks: Sequence[TimeLook]) -> Iterator[Finding]:
