@@ -170,11 +170,12 @@ class NormaliseSection(_Section):
 
 
 class SensorModel(_Section):
-    """``auto`` is the task's default: ``mlp`` (RUL), ``spectral`` (vibration faults), ``bank`` (anomalies).
+    """``auto`` is the task's default: ``mlp+tcn`` (RUL), ``spectral`` (vibration faults), ``bank`` (anomalies).
 
     ``encoder`` is a bank of what a small net, learnt on the training machines' healthy rows, sees in each channel as
-    ``embedding`` numbers. ``base`` is a checkpoint of the same family to fine-tune from. ``orders`` are the rates, in turns of the shaft, at
-    which faults would show (cage, ball, outer and inner race from the bearing's data sheet; mesh of a gear).
+    ``embedding`` numbers. ``base`` is a checkpoint of the same family to fine-tune from. ``orders`` are the rates, in
+    turns of the shaft, at which faults would show (cage, ball, outer and inner race from the bearing's data sheet; mesh
+    of a gear).
     """
 
     architecture: Literal["auto", "mlp", "tcn", "mlp+tcn", "spectral", "bank", "t2q", "encoder"] = "auto"
@@ -188,11 +189,11 @@ class SensorModel(_Section):
 
 
 class SensorTrain(_Section):
-    """How it is trained; ``members`` nets of different seeds are averaged inside the graph."""
+    """How it is trained; ``members`` nets of different seeds are averaged inside the graph; ``auto`` is the task's."""
 
     steps: int | Literal["auto"] = "auto"
     batch_size: int = Field(default=256, ge=2, le=8192)
-    learning_rate: float = Field(default=3e-3, gt=0, lt=1)
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
     weight_decay: float = Field(default=0.01, ge=0, lt=1)
     members: int = Field(default=1, ge=1, le=16)
     channel_drop: float = Field(

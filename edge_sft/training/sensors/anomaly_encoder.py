@@ -25,6 +25,7 @@ from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.slots.commissioning import Healthy, statistics
 from edge_sft.training.sensors.windows import Windows, cut_run
 
+_AUTO_RATE = 3e-3
 _AUTO_STEPS = 400
 _RADIUS = 2  # steps of the window's hop within which a patch is still the same
 _MARGIN = 0.5  # of the cosine distance
@@ -73,13 +74,14 @@ def learn(recipe: SensorRecipe, healthy: Sequence[Healthy], progress: Progress) 
         return encoder.eval()
     steps = _AUTO_STEPS if how.steps == "auto" else how.steps
     parameters = [*encoder.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=how.learning_rate, weight_decay=how.weight_decay)
+    highest = _AUTO_RATE if how.learning_rate == "auto" else how.learning_rate
+    optimizer = torch.optim.AdamW(parameters, lr=highest, weight_decay=how.weight_decay)
     progress.start("learning what channels look like", steps)
     for step in range(steps):
         fraction = step / steps
         rate = _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + cos(pi * fraction))
         for group in optimizer.param_groups:
-            group["lr"] = how.learning_rate * rate
+            group["lr"] = highest * rate
         batch = _draw(stretches, how.batch_size, generator)
         loss = _loss(encoder, heads, batch, max(0.0, 1 - fraction / _PRETEXT_SHARE), generator)
         optimizer.zero_grad(set_to_none=True)

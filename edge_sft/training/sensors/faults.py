@@ -31,6 +31,7 @@ from edge_sft.training.sensors.windows import cut_run
 
 _STATISTICS = ("last", "mean", "std", "slope")
 _STEPS = 100  # 200 name no more machines right that were left out
+_RATE = 3e-3
 _FEW = 10  # machines a label, below which a label is hardly known
 _ROWS = 200_000  # that the normalisation of slow signals is fitted to
 _JUDGED: tuple[SplitName, ...] = ("val", "test")
@@ -150,7 +151,7 @@ def training_of(recipe: SensorRecipe) -> Training:
         dropout=recipe.model.dropout,
         steps=_STEPS if given.steps == "auto" else given.steps,
         batch_size=given.batch_size,
-        learning_rate=given.learning_rate,
+        learning_rate=_RATE if given.learning_rate == "auto" else given.learning_rate,
         weight_decay=given.weight_decay,
         seed=given.seed,
     )

@@ -16,6 +16,7 @@ from edge_sft.preprocess import Windowing
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.training.sensors.windows import Windows, pieces
 
+AUTO = "mlp"
 _BATCH = 2048  # windows at once: memory stays small however long a run is
 _ROWS = 1_000_000  # rows that are plenty for means and standard deviations
 
@@ -47,7 +48,7 @@ class Table:
 
 
 def fit_front(recipe: SensorRecipe, runs: tuple[Run, ...], statistics: tuple[str, ...]) -> Front:
-    """Fit the normalisation to the grid rows of training runs and put the statistics behind it."""
+    """Fit the normalisation to the grid rows of training runs and put behind it what the recipe's nets look at."""
     from edge_sft.preprocess.cutting import grid_run
 
     windowing = recipe.windowing()
@@ -64,10 +65,16 @@ def fit_front(recipe: SensorRecipe, runs: tuple[Run, ...], statistics: tuple[str
         lifelong=lifelong(windowing),
         seed=recipe.train.seed,
     )
-    config = {"architecture": "mlp", "statistics": statistics, "normalise": normaliser.config}
+    config = {"architecture": architecture(recipe), "statistics": statistics, "normalise": normaliser.config}
     front = build_front(windowing, config)
     front.normalise.load_state_dict(normaliser.state_dict())
     return front.eval()
+
+
+def architecture(recipe: SensorRecipe) -> str:
+    """Return which nets there are, one of `edge_sft.models.sensors.regressor.KINDS`."""
+    asked = recipe.model.architecture
+    return AUTO if asked == "auto" else asked
 
 
 def table_of(front: Front, windowing: Windowing, runs: tuple[Run, ...]) -> Table:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
-from torch import nn
 
 from edge_sft import checkpoint as files
 from edge_sft.checkpoint import CheckpointMeta
@@ -143,10 +142,7 @@ def tuned(
     """Return the base's nets fine-tuned once for each fold of groups to leave out, fold by fold; nothing is judged."""
     one = base.members
     nets = len(one.nets)
-    members = Members(len(one.mean), one.width, nets * len(left_out))
-    members.mean.copy_(one.mean)
-    members.scale.copy_(one.scale)
-    members.nets = nn.ModuleList(copy.deepcopy(net) for _ in left_out for net in one.nets)
+    members = one.with_nets(copy.deepcopy(net) for _ in left_out for net in one.nets)
     rows = [np.flatnonzero(~np.isin(table.group, out)) for out in left_out for _ in range(nets)]
     material = Material(
         features=torch.from_numpy(table.features),
@@ -175,10 +171,7 @@ def _said(
     nets = len(base.members.nets)
     value = np.zeros(len(table))
     for fold, out in enumerate(left_out):
-        part = Members(len(tuned.mean), tuned.width, 0)
-        part.mean.copy_(tuned.mean)
-        part.scale.copy_(tuned.scale)
-        part.nets = nn.ModuleList(list(tuned.nets)[fold * nets : (fold + 1) * nets])
+        part = tuned.with_nets(list(tuned.nets)[fold * nets : (fold + 1) * nets])
         mine = np.isin(table.group, out)
         said = each(_between(base.members, part, share), table.features[mine])
         value[mine] = said.mean(axis=0).clip(0, 1) * base.cap
@@ -203,7 +196,7 @@ def _widen(module: Regressor, held: Held, levels: tuple[float, ...]) -> None:
         return
     near = held.near(module.cap)
     found = module.interval.offsets.double().numpy()
-    factor = conformal.widening(found, near.value, near.truth, near.group, levels, module.cap, stretched=False)
+    factor = conformal.widening(found, near.value, near.truth, near.group, levels, module.cap)
     module.interval.offsets.mul_(factor)
 
 

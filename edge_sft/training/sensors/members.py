@@ -1,8 +1,8 @@
-"""Training several small nets at once, each on its own rows: one batched product instead of a loop over nets."""
+"""Training several small nets, each on its own rows: chains of layers at once as batched products, others in turn."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_sft.errors import DataError
-from edge_sft.models.sensors.mlp import Members
+from edge_sft.models.sensors.mlp import Columns, Members
 from edge_sft.progress import Progress
 
 _DEAD = 1e-6
 _WARM_UP = 0.1  # share of the steps in which the learning rate rises; afterwards it falls along a cosine
 _CHUNK = 4096
+_SHARE = 0.375  # of a batch for nets that look over time: by cross-validation as good, in a third of the time
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Material:
         target: What they shall say, [n] in [0, 1].
         rows: For each net the rows it may see.
         missing: Raw features of a window without anything valid, [F].
-        channel_of: For each feature the channel it comes from.
+        channel_of: For each feature the channel it comes from; -1 = from none.
         always: Channels that are never dropped (age).
         replay: Features [m, F] and target [m] of which ``replay_share`` of each batch is drawn; None without.
         replay_share: In [0, 1).
@@ -58,11 +59,16 @@ class Material:
     replay_share: float = 0.0
 
 
-def standardise(members: Members, features: NDArray[np.float32]) -> None:
-    """Set the members' standardisation from training features; a feature without life says nothing."""
+def standardise(members: Members, features: NDArray[np.float32], ready: list[bool] | None = None) -> None:
+    """Set the members' standardisation from training features; a feature without life says nothing.
+
+    Features that are ``ready`` stay as they are.
+    """
     wide = features.astype(np.float64)
     mean, std = wide.mean(axis=0), wide.std(axis=0)
     scale = np.where(std <= _DEAD * np.maximum(np.abs(mean), 1.0), 0.0, 1 / np.maximum(std, 1e-30))
+    if ready is not None:
+        mean, scale = np.where(ready, 0.0, mean), np.where(ready, 1.0, scale)
     members.mean.copy_(torch.from_numpy(mean))
     members.scale.copy_(torch.from_numpy(scale))
 
@@ -73,9 +79,26 @@ def train(members: Members, material: Material, schedule: Schedule, progress: Pr
     Raises:
         DataError: The loss is no number.
     """
-    stack = _Stack(members)
+    batched = [number for number, net in enumerate(members.nets) if _linears(net)]
+    others = [number for number in range(len(members.nets)) if number not in batched]
+    progress.start("Training", schedule.steps * ((len(batched) > 0) + len(others)))
+    if batched:
+        _train(_Stack([members.nets[number] for number in batched]), members, material, batched, schedule, progress)
+    smaller = replace(schedule, batch_size=max(2, int(schedule.batch_size * _SHARE)))
+    for number in others:  # one after the other: their batches would not fit into a processor's cache
+        _train(_Alone(members.nets[number], schedule), members, material, [number], smaller, progress)
+
+
+def _train(
+    learner: _Stack | _Alone,
+    members: Members,
+    material: Material,
+    which: list[int],
+    schedule: Schedule,
+    progress: Progress,
+) -> None:
     generator = torch.Generator().manual_seed(schedule.seed)
-    groups: list[dict[str, Any]] = [{"params": stack.weights}, {"params": stack.biases, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": learner.weights}, {"params": learner.biases, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(
         groups,
         lr=schedule.learning_rate,
@@ -84,11 +107,11 @@ def train(members: Members, material: Material, schedule: Schedule, progress: Pr
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, schedule.learning_rate, total_steps=max(schedule.steps, 2), pct_start=_WARM_UP
     )
-    batches = _Batches(members, material, schedule, generator)
-    progress.start("Training", schedule.steps)
+    own = replace(material, rows=tuple(material.rows[number] for number in which))
+    batches = _Batches(members, own, schedule, generator)
     for _ in range(schedule.steps):
         features, target = batches.draw()
-        error = stack.forward(features, schedule.dropout, generator) - target
+        error = learner.forward(features, schedule.dropout, generator) - target
         loss = (error * error).mean(dim=1).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -99,7 +122,7 @@ def train(members: Members, material: Material, schedule: Schedule, progress: Pr
         raise DataError(
             "training", "the loss is no number any more", "Lower train.learning_rate; look at the channels."
         )
-    stack.unpack(members)
+    learner.finish()
 
 
 def each(members: Members, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -121,7 +144,7 @@ class _Batches:
         self._target = material.target
         self._rows = [torch.from_numpy(rows) for rows in material.rows]
         self._missing = members.standardised(material.missing)
-        droppable = sorted(set(material.channel_of) - set(material.always))
+        droppable = sorted({channel for channel in material.channel_of if channel >= 0} - set(material.always))
         self._of = torch.tensor([[c == channel for c in material.channel_of] for channel in droppable])
         self._drop = schedule.channel_drop
         self._replay: tuple[Tensor, Tensor] | None = None
@@ -153,18 +176,19 @@ class _Batches:
 
 
 class _Stack:
-    """The members' parameters side by side: weights [M, in, out], biases [M, 1, out]."""
+    """Chains of linear layers side by side: weights [M, in, out], biases [M, 1, out]; all see the same columns."""
 
-    def __init__(self, members: Members) -> None:
-        linears = [[layer for layer in net if isinstance(layer, nn.Linear)] for net in _nets(members)]
+    def __init__(self, nets: list[nn.Module]) -> None:
+        self._linears = [_linears(net) for net in nets]
+        self._columns = next((layer for layer in nets[0].children() if isinstance(layer, Columns)), None)
         self.weights, self.biases = [], []
-        for layers in zip(*linears, strict=True):
+        for layers in zip(*self._linears, strict=True):
             self.weights.append(nn.Parameter(torch.stack([layer.weight.detach().T for layer in layers]).clone()))
             self.biases.append(nn.Parameter(torch.stack([layer.bias.detach()[None] for layer in layers]).clone()))
 
     def forward(self, features: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
         """Return [M, B] for features [M, B, F]."""
-        x = features
+        x = features if self._columns is None else self._columns(features)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = functional.silu(torch.baddbmm(bias, x, weight))
             if dropout:
@@ -173,15 +197,37 @@ class _Stack:
                 x = x * (kept.float() / (1 - dropout))
         return torch.baddbmm(self.biases[-1], x, self.weights[-1]).squeeze(-1)
 
-    def unpack(self, members: Members) -> None:
+    def finish(self) -> None:
         """Write the parameters back."""
         with torch.no_grad():
-            for number, net in enumerate(_nets(members)):
-                layers = [layer for layer in net if isinstance(layer, nn.Linear)]
+            for number, layers in enumerate(self._linears):
                 for layer, weight, bias in zip(layers, self.weights, self.biases, strict=True):
                     layer.weight.copy_(weight[number].T)
                     layer.bias.copy_(bias[number, 0])
 
 
-def _nets(members: Members) -> list[nn.Sequential]:
-    return [net for net in members.nets if isinstance(net, nn.Sequential)]
+class _Alone:
+    """Any other net, trained in place; its dropout draws from torch's own generator, which is seeded."""
+
+    def __init__(self, net: nn.Module, schedule: Schedule) -> None:
+        self._net = net.train()
+        self.weights = [part for part in net.parameters() if part.dim() > 1]
+        self.biases = [part for part in net.parameters() if part.dim() == 1]
+        torch.manual_seed(schedule.seed)
+
+    def forward(self, features: Tensor, dropout: float, _: torch.Generator) -> Tensor:
+        """Return [1, B] for features [1, B, F]."""
+        for layer in self._net.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = dropout
+        said: Tensor = self._net(features[0])
+        return said.T
+
+    def finish(self) -> None:
+        """Stop dropping out."""
+        self._net.eval()
+
+
+def _linears(net: nn.Module) -> list[nn.Linear]:
+    """Return the layers of a plain chain; none where it is another net."""
+    return [layer for layer in net.children() if isinstance(layer, nn.Linear)]

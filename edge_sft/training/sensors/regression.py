@@ -18,9 +18,8 @@ from edge_sft.data.sensors.dataset import Run, SensorDataset
 from edge_sft.errors import BugError, DataError, UserError
 from edge_sft.metrics.remaining_life import coverage, rmse
 from edge_sft.models.sensors.mlp import Members
-from edge_sft.models.sensors.regressor import Interval, Regressor, lifelong
+from edge_sft.models.sensors.regressor import KINDS, Interval, Regressor, lifelong
 from edge_sft.policy import RegressionPolicy
-from edge_sft.preprocess import Windowing
 from edge_sft.progress import Progress
 from edge_sft.sensor_recipe import RulTask, SensorRecipe
 from edge_sft.task import window_regression
@@ -30,13 +29,15 @@ from edge_sft.training.sensors.members import Material, Schedule, each, standard
 from edge_sft.training.sensors.members import train as train_members
 from edge_sft.training.sensors.trained import Trained
 
-AUTO_STEPS = 2000
+AUTO_STEPS = 1500
+_RATE = 0.01
 # Last value, short and slow averages, and over the whole window level, spread and trend: chosen by group
 # cross-validation on the training engines of C-MAPSS; the window's length mattered most (80 cycles against 40).
 STATISTICS = ("last", "mean:5", "ema:10", "mean:{length}", "std:{length}", "slope:{length}")
 _JUDGED: tuple[SplitName, ...] = ("val", "test")
 NEAR = 1.2  # caps to go, from which on rows are judged: further away the cap itself makes them right
 _REPLAY_ROWS = 4096  # what a checkpoint keeps for later fine-tuning: a few MB
+_REPLAY_NUMBERS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
         DataError: Fewer than two machines with a known life, or a loss that is no number.
         UserError: An architecture that does not do this, a base that does not fit.
     """
-    if recipe.model.architecture not in ("auto", "mlp"):
-        raise UserError(f"model.architecture {recipe.model.architecture}", "does not estimate a life", 'Write "mlp".')
+    asked = recipe.model.architecture
+    if asked != "auto" and asked not in KINDS:
+        remedy = f"Choose one of: auto, {', '.join(KINDS)}."
+        raise UserError(f"model.architecture {asked}", "does not estimate a life", remedy)
     if recipe.model.base is not None:
         from edge_sft.training.sensors.finetune import from_base
 
@@ -78,10 +81,12 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     front = fit_front(recipe, runs, statistics(windowing.length))
     table = known(table_of(front, windowing, runs))
     check_groups(dataset, table)
-    left_out = folds(table.group, recipe.train.folds, recipe.train.members, recipe.train.seed)
+    kinds = front.body.kinds
+    one_kind = folds(table.group, recipe.train.folds, recipe.train.members, recipe.train.seed)
+    left_out = one_kind * len(kinds)
     torch.manual_seed(recipe.train.seed)
-    members = Members(front.body.features, recipe.model.width, len(left_out))
-    standardise(members, table.features)
+    members = Members(front.body.features, front.body.nets(recipe.model.width, len(one_kind)))
+    standardise(members, table.features, front.body.ready())
     target = np.clip(table.life / task.cap, 0, 1).astype(np.float32)
     material = Material(
         features=torch.from_numpy(table.features),
@@ -97,7 +102,7 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     near = held.near(task.cap)  # healthy rows are covered by the cap itself and would hide the others
     found = conformal.offsets(near.value, near.truth, near.group, task.quantiles, task.cap)
     judged = known(table_of(front, windowing, lived(dataset.split("val"))))
-    surer = averaging(members, judged, recipe.train.members, held, task.cap)
+    surer = averaging(members, judged, recipe.train.members * len(kinds), held, task.cap)
     interval.offsets.copy_(torch.from_numpy(found * surer))
     module = Regressor(front, members, interval, task.cap).eval()
     return assemble(
@@ -158,7 +163,7 @@ def schedule_of(recipe: SensorRecipe) -> Schedule:
     return Schedule(
         steps=AUTO_STEPS if section.steps == "auto" else section.steps,
         batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
+        learning_rate=_RATE if section.learning_rate == "auto" else section.learning_rate,
         weight_decay=section.weight_decay,
         dropout=recipe.model.dropout,
         channel_drop=section.channel_drop,
@@ -194,7 +199,8 @@ def averaging(members: Members, judged: Table, repeats: int, held: Held, cap: fl
 def replay_of(table: Table, seed: int) -> dict[str, NDArray[Any]]:
     """Return rows to keep for later fine-tuning, spread evenly over lives."""
     rng = np.random.default_rng(seed)
-    index = np.sort(rng.choice(len(table), min(_REPLAY_ROWS, len(table)), replace=False))
+    most = min(_REPLAY_ROWS, max(1, _REPLAY_NUMBERS // table.features.shape[1]))
+    index = np.sort(rng.choice(len(table), min(most, len(table)), replace=False))
     return {"replay/features": table.features[index], "replay/life": table.life[index].astype(np.float32)}
 
 
@@ -240,18 +246,18 @@ def assemble(
             alarm=section.alarm,
             deadline_ms=section.deadline_ms,
         ),
-        architecture="mlp",
-        config=describe(module, windowing),
+        architecture="+".join(module.front.body.kinds),
+        config=describe(module),
         metrics=metrics,
         scores=scores,
         facts={**facts, "cap": task.cap, "parameters": sum(p.numel() for p in module.parameters())},
     )
 
 
-def describe(module: Regressor, windowing: Windowing) -> dict[str, Any]:
+def describe(module: Regressor) -> dict[str, Any]:
     """Return the config from which `edge_sft.models.sensors.regressor.build` rebuilds the module."""
     return {
-        "architecture": "mlp",
+        "architecture": "+".join(module.front.body.kinds),
         "cap": module.cap,
         "width": module.members.width,
         "members": len(module.members.nets),
