@@ -25,7 +25,7 @@ Health = Literal["online", "offline", "stuck", "undecided"]
 HEALTHS: tuple[Health, ...] = ("online", "offline", "stuck", "undecided")
 # Rows wait for the one that completes the next window, because the grid costs the same for one row as for twenty.
 _HELD_ROWS = 4096
-_HELD_S = 1.0
+_HELD_S = 2.0
 # A column that does not come in messages that carry others is missing after so long; a message with one column only
 # (one topic a tag) says nothing of the others, there it takes as long as silence does.
 _MISSING_S = 2.0
@@ -41,12 +41,14 @@ class Due(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """How the columns of a message lie in the window. ``order`` are its columns, ``to`` the window's."""
+    """How the columns of a message lie in the window: ``order`` are its columns, ``to`` the window's, ``same``: both
+    are alike."""
 
     order: NDArray[np.intp]
     to: NDArray[np.intp]
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
+    same: bool = False
 
     @classmethod
     def of(cls, channels: tuple[str, ...], windowing: Windowing) -> Columns:
@@ -56,10 +58,13 @@ class Columns:
         pairs = [(at[name], index) for index, name in enumerate(wanted) if name in at]
         order, to = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
         missing = tuple(name for name in wanted if name not in at)
-        return cls(order, to, missing, tuple(name for name in channels if name not in wanted))
+        unknown = tuple(name for name in channels if name not in wanted)
+        return cls(order, to, missing, unknown, same=channels == tuple(wanted))
 
     def aligned(self, values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
         """Return the values [n, width] in the window's order, NaN where a column did not come."""
+        if self.same:
+            return values
         if not self.missing:
             return values[:, self.order]
         out = np.full((len(values), width), np.nan)
@@ -130,7 +135,8 @@ class Asset:
             self._held_since_s = now_s
         self._held.append((time, values))
         self._held_rows += len(time)
-        self._newest = max(self._newest, float(time.max()))
+        newest = time.item() if len(time) == 1 else float(time.max())
+        self._newest = max(self._newest, newest)
         if self._newest >= self._due or self._held_rows >= _HELD_ROWS:
             return self.push()
         return []

@@ -13,7 +13,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from types import TracebackType
@@ -21,27 +20,21 @@ from typing import TYPE_CHECKING, Any
 
 from edge_sft.errors import NetworkError
 from edge_sft.runtime import link_errors
+from edge_sft.runtime.delivery import Delivery
 from edge_sft.runtime.mqtt_client import MqttSettings, TrackingContext, Will, build_client, connect_options
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
-__all__ = ["Delivery", "MqttLink", "MqttSettings", "Will"]
+    from edge_sft.runtime.bulk_client import BulkClient
+
+__all__ = ["MqttLink", "MqttSettings", "Will"]
 log = logging.getLogger(__name__)
 Receiver = Callable[[str, bytes], None]
 Done = Callable[[bool], None]
 LOOP_S = 0.25
+GATHER_S = 0.002  # where messages come by the thousand, a pause a read costs less than a wake a message
 WARN_DAYS = 30.0
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A received message that stays the broker's until `accept` is called; ``again``: perhaps not the first time."""
-
-    topic: str
-    payload: bytes
-    accept: Callable[[], None]
-    again: bool = False
 
 
 class MqttLink:
@@ -76,7 +69,7 @@ class MqttLink:
         self._will, self._persistent, self._deliver = will, persistent, deliver
         self._on_event = on_event
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrecy
-        self._client: Client | None = None
+        self._client: BulkClient | None = None
         self._subscriptions: dict[str, tuple[Receiver | None, int]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._done: dict[int, Done] = {}
@@ -242,6 +235,10 @@ class MqttLink:
         began = time.monotonic()
         while not self._stopping.is_set():
             rc = client.loop(LOOP_S)
+            while rc == 0 and client.has_read_ahead:
+                rc = client.loop_read()
+            if self._deliver is not None:
+                time.sleep(GATHER_S)
             if self._refusals:
                 return self._refusals[0]
             if rc != 0:
@@ -251,7 +248,7 @@ class MqttLink:
         self._farewell(client)
         return link_errors.dropped(self.settings)
 
-    def _farewell(self, client: Client) -> None:
+    def _farewell(self, client: BulkClient) -> None:
         """Send what is queued and hear the answers, then DISCONNECT.
 
         Closing a socket with unread answers resets it; the broker may then miss the DISCONNECT and publish the will.
@@ -263,7 +260,7 @@ class MqttLink:
         while client.want_write() and time.monotonic() < deadline + 0.5 and client.loop(0.05) == 0:
             pass
 
-    def _new_client(self) -> Client:
+    def _new_client(self) -> BulkClient:
         made = build_client(
             self.settings, self.client_id, persistent=self._persistent, manual=self._deliver is not None
         )
@@ -272,6 +269,8 @@ class MqttLink:
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, 1, self._will.retain)
         client.on_connect, client.on_message, client.on_publish = self._connack, self._received, self._puback
+        if self._deliver is not None:
+            client.deliver_to(self._deliver)
         return client
 
     def _next_wait(self) -> float:
@@ -312,13 +311,9 @@ class MqttLink:
             self._early.pop(mid, None)
             done(accepted)
 
-    def _received(self, client: Client, _data: object, message: Any) -> None:
+    def _received(self, _client: Client, _data: object, message: Any) -> None:
         from paho.mqtt.client import topic_matches_sub
 
-        if self._deliver is not None:
-            accept = partial(_accept, client, message)
-            self._deliver(Delivery(message.topic, message.payload, accept, bool(message.dup)))
-            return
         for topic, (callback, _) in list(self._subscriptions.items()):
             if callback is not None and topic_matches_sub(topic, message.topic):
                 _guarded(f"a message on {message.topic}", partial(callback, message.topic, message.payload))
@@ -349,11 +344,6 @@ class MqttLink:
         log.log(level, sentence)
         if self._on_event is not None:
             self._on_event(kind, sentence)
-
-
-def _accept(client: Client, message: Any) -> None:
-    """Tell the broker that a message is safe here; without effect when that connection is gone."""
-    client.ack(message.mid, message.qos)
 
 
 def _ignore(_accepted: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from paho.mqtt.client import Client
+    from edge_sft.runtime.bulk_client import BulkClient
 
 Version = Literal["3.1.1", "5"]
 
@@ -64,7 +64,7 @@ class TrackingContext(ssl.SSLContext):
 
 def build_client(
     settings: MqttSettings, client_id: str, *, persistent: bool, manual: bool
-) -> tuple[Client, TrackingContext | None]:
+) -> tuple[BulkClient, TrackingContext | None]:
     """Make a client for one connection; passwords and certificates are read now.
 
     Args:
@@ -76,11 +76,13 @@ def build_client(
     Raises:
         OSError: A file cannot be read (ssl.SSLError: it is not what it should be).
     """
-    from paho.mqtt.client import Client, MQTTv5, MQTTv311
+    from paho.mqtt.client import MQTTv5, MQTTv311
     from paho.mqtt.enums import CallbackAPIVersion
 
+    from edge_sft.runtime.bulk_client import BulkClient
+
     five = settings.version == "5"
-    client = Client(
+    client = BulkClient(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
         clean_session=None if five else not persistent,

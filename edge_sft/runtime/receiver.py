@@ -12,8 +12,9 @@ from types import TracebackType
 
 from edge_sft.errors import DeviceError
 from edge_sft.runtime import topics
+from edge_sft.runtime.delivery import Delivery, accept_all
 from edge_sft.runtime.ledger import Acknowledgement, Ledger, ack_payload
-from edge_sft.runtime.mqtt import Delivery, MqttLink, MqttSettings
+from edge_sft.runtime.mqtt import MqttLink, MqttSettings
 
 log = logging.getLogger(__name__)
 LARGEST_BATCH = 1000
@@ -118,8 +119,7 @@ class Receiver:
                 if self._stopping.wait(wait_s):
                     return
                 wait_s = min(2 * wait_s, LONGEST_RETRY_S)
-        for delivery in batch:
-            delivery.accept()
+        accept_all([delivery.accept for delivery in batch])
         self.received += len(batch)
         self._answer(stored)
 

@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 from edge_sft.errors import DataError
 from edge_sft.prediction import Rows, Sample
 from edge_sft.runtime.config import RowsFromMqtt
-from edge_sft.runtime.mqtt import Delivery, MqttLink, MqttSettings
+from edge_sft.runtime.delivery import Delivery, accept_all
+from edge_sft.runtime.mqtt import MqttLink, MqttSettings
 from edge_sft.runtime.sources.protocol import SourceStatus
 from edge_sft.runtime.sources.row_messages import RowReader
 
@@ -108,10 +109,8 @@ class RowsMqtt:
 
     def settle(self, samples: Iterable[Sample]) -> None:
         """Acknowledge the messages of these samples; they come in the order of `read`."""
-        for _ in samples:
-            accept = self._given.popleft()
-            if accept is not None:
-                accept()
+        given = [self._given.popleft() for _ in samples]
+        accept_all([accept for accept in given if accept is not None])
 
     @property
     def status(self) -> SourceStatus:

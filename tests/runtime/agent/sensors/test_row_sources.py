@@ -112,7 +112,8 @@ def test_times_as_they_are_written(written: Any, seconds: float) -> None:
 
 
 def test_a_message_delivered_again_counts_once_and_stays_the_brokers_until_it_is_kept() -> None:
-    from edge_sft.runtime.mqtt import Delivery, MqttSettings
+    from edge_sft.runtime.delivery import Delivery
+    from edge_sft.runtime.mqtt import MqttSettings
     from edge_sft.runtime.sources.rows_mqtt import RowsMqtt
 
     config = RowsFromMqtt.model_validate({"kind": "mqtt", "topics": ["plant/#"]})
