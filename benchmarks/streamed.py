@@ -1,6 +1,6 @@
 """Streamed = offline, on every sensor data set, with the agent killed -9 in mid-stream.
 
-    python benchmarks/streamed.py --work DIR [--only FD001,skab] [--kills 2] [--most-rows 2500000]
+    python benchmarks/streamed.py --work DIR [--only FD001,skab] [--kills 4] [--most-rows 2500000]
 
 DIR holds the bundles of sensor_bundles.py. Each is deployed to a new folder by `edge-sft deploy` (and every unseen
 machine commissioned by `edge-sft commission` where the model wants it), then the real agent (`edge-sft run`, with a tap
@@ -260,6 +260,8 @@ class Striker:
     def __init__(self, agent: Agent, heard: Heard, expected: int, kills: int) -> None:
         self._agent, self._heard, self._expected = agent, heard, expected
         self._at = [(turn + 1) / (kills + 1) for turn in range(kills)]
+        self._rng = random.Random(kills)
+        self._due_s: float | None = None
         self._starting: threading.Thread | None = None
         self.told: list[str] = []
 
@@ -268,8 +270,13 @@ class Striker:
         return len(self._heard.found) / self._expected
 
     def look(self, sent: float) -> None:
-        """Strike when it is time; the last strikes come when all rows are sent, if need be."""
-        if self._at and self.share >= self._at[0] and not (self._starting and self._starting.is_alive()):
+        """Strike when it is time, up to a third of a second later: in a read, a decision, a write, or between."""
+        now_s = time.monotonic()
+        if self._due_s is None:
+            if self._at and self.share >= self._at[0] and not (self._starting and self._starting.is_alive()):
+                self._due_s = now_s + self._rng.uniform(0.0, 0.3)
+        elif now_s >= self._due_s:
+            self._due_s = None
             del self._at[0]
             self._agent.kill()
             self.told.append(f"at {100 * sent:.0f} % of the rows sent, {100 * self.share:.0f} % of the decisions heard")
@@ -622,7 +629,7 @@ def main() -> None:
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("--work", type=Path, required=True, help="folder of sensor_bundles.py")
     given.add_argument("--only", default="", help="sets, with commas")
-    given.add_argument("--kills", type=int, default=2)
+    given.add_argument("--kills", type=int, default=4)
     given.add_argument("--most-rows", type=int, default=2_500_000, help="whole runs are taken until there are so many")
     given.add_argument("--out", type=Path, default=RESULT)
     asked_ = given.parse_args()
