@@ -6,7 +6,7 @@
 Normalisation is the base's (by flight condition, from its own engines): no unlabelled FD001 row is ever looked at.
 For each seed the labelled engines are drawn anew. "ours" fine-tunes with replayed base rows and keeps the base unless
 engines held out from the few labelled ones say otherwise; "plain" is the same fine-tuning without replay and without
-asking. The configuration is that of cmapss.py; every scoring appends to test_looks.jsonl.
+asking. The configuration is that of cmapss.py, of the MLP alone; every scoring appends to test_looks.jsonl.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def recipe_of(name: str, seed: int, base: Path | None = None) -> SensorRecipe:
     """The configuration of cmapss.py, normalised by condition in every case."""
     changes = {section: dict(values) for section, values in cmapss.CONFIG.items()}
     changes["train"]["seed"] = seed
+    changes["model"]["architecture"] = "mlp"  # as when these rows were scored
     if base is not None:
         changes["train"]["steps"] = "auto"
     return protocol.recipe(name, conditions=True, age=True, base=None if base is None else str(base), **changes)

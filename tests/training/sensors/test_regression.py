@@ -63,7 +63,7 @@ def test_it_learns_and_says_how_sure_it_is(base: Path):
     val = meta.metrics["val"]
     assert val["rmse"] < 0.5 * val["rmse_of_mean"]
     assert 0.75 <= meta.metrics["cv"]["coverage_near"] <= 0.98
-    assert meta.backbone == "mlp"
+    assert meta.backbone == "mlp+tcn"
     assert meta.policy.kind == "regression"
     assert (base / files.RECIPE).read_text() == "# pumps\n"
 
