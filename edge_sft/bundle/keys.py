@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,12 +185,24 @@ def _private_pem(key: PrivateKey, passphrase: bytes | None) -> bytes:
 
 
 def _write_secret(path: Path, content: bytes) -> None:
-    """Create a file that only its owner reads, from its first instant on; never over an existing one."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Create a file that only its owner reads, whole or not at all; never over an existing one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")  # mode 0600
+    beside = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(beside)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links, as on a memory card
+            if path.exists():
+                raise FileExistsError(str(path)) from None
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     durable.sync_directory(path.parent)
 
 

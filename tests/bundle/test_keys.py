@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_sft.bundle import keys
-from edge_sft.errors import UserError
+from edge_sft.errors import DeviceError, UserError
 
 
 def test_a_new_key_signs_and_is_trusted(tmp_path: Path) -> None:
@@ -89,3 +90,25 @@ def test_other_kinds_of_keys_are_refused(tmp_path: Path) -> None:
 
 def test_no_trusted_folder_means_no_trust(tmp_path: Path) -> None:
     assert keys.trusted(tmp_path / "nowhere") == []
+
+
+def test_a_full_disk_leaves_no_half_key_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(DeviceError, match="the disk is full"):
+            keys.generate(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert keys.load_private(keys.generate(tmp_path).private).name == "default"
+
+
+def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    pair = keys.generate(tmp_path)
+    assert keys.load_private(pair.private).public.key_id == pair.key_id
+    assert stat.S_IMODE(pair.private.stat().st_mode) & 0o077 == 0 or os.name == "nt"
