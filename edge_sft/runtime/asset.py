@@ -81,6 +81,7 @@ class Asset:
             no decision), or ``online``. None of them means that the machine is healthy.
         case: Its alarm.
         missing: Channels that do not come.
+        why_not: Why the newest window was not decided; empty where it was.
     """
 
     def __init__(self, name: str, windowing: Windowing, *, late_s: float, jump_s: float, now_s: float) -> None:
@@ -88,6 +89,7 @@ class Asset:
         self.health: Health = "undecided"
         self.case = Case()
         self.missing: tuple[str, ...] = ()
+        self.why_not = ""
         self.unknown: tuple[str, ...] = ()
         self._windowing = windowing
         self._width = len(windowing.channels)
@@ -182,6 +184,7 @@ class Asset:
         """Take a decision into account; returns what happened to the case."""
         if prediction.verdict != "no_decision":
             self._decided_s = now_s
+        self.why_not = prediction.reason or "" if prediction.verdict == "no_decision" else ""
         self.case, events = alarms.step(self.case, prediction, rule, end, threshold=threshold)
         return events
 

@@ -251,6 +251,8 @@ def _about_channels(asset: Asset, missing: tuple[str, ...]) -> Change:
 
 def _words(asset: Asset, rule: AlarmRule) -> str:
     words = _WORDS[asset.health].format(stale=rule.stale_s, stuck=", ".join(asset.gridder.stuck))
+    if asset.health == "undecided" and asset.why_not:
+        words += f": {asset.why_not}"
     if asset.missing:
         words += f"; without {', '.join(asset.missing)}"
     return words

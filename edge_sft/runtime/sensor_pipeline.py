@@ -31,7 +31,7 @@ from edge_sft.runtime.rowlog import Position
 from edge_sft.runtime.sources.protocol import Source, SourceEnded, SourceStatus
 from edge_sft.runtime.swap import TELL, Loader, Swapper
 from edge_sft.runtime.threads import Threads
-from edge_sft.runtime.views import PipelineView, status_of
+from edge_sft.runtime.views import PipelineView, Queueing, view_of
 from edge_sft.runtime.warming import WarmingLoader, model_of
 from edge_sft.slots.window_predictor import Captured
 
@@ -43,6 +43,7 @@ _STUCK_S = 10.0
 _BATCHES_MAX = 64  # between feed and work; then the source is held back
 _SAMPLES_MAX = 1000  # of one batch
 _GATHER_S = 0.004  # rows that come one by one go on together: a thousand wakes a second cost more than the work
+_BEHIND_S = 10.0  # from which it is said that rows are old when they come
 # The journal takes some thousands between two commits; a replay at full speed would outrun it.
 _UNFLUSHED_MAX = 2000
 
@@ -107,12 +108,14 @@ class SensorPipeline:
         self._unflushed = 0
         self._looked_s = 0.0
         self._view = AssetsView()
+        self._behind_s: float | None = None
         self._stopping = threading.Event()
         self._fed = threading.Event()
         self._done = threading.Event()
         self._threads = Threads(section.name, self._stopping, tell)
         self._busy_since_s: float | None = None
         self._connected = True
+        self._has_clock = section.source.kind == "mqtt" and section.source.time_format != "number"
         self._fed_at_s = time.monotonic()
 
     # --- life ------------------------------------------------------------------------------------------------
@@ -257,6 +260,9 @@ class SensorPipeline:
             [due.window for due in dues], stream=self.section.name, captured=[due.captured for due in dues]
         )
         rule, threshold, now_s = rule_of(model.policy), threshold_of(model.policy), time.monotonic()
+        if self._has_clock and not silent:
+            ages = sorted(due.captured.at.timestamp() - due.window.end for due in dues)
+            self._behind_s = ages[len(ages) // 2]  # one machine's wrong clock says nothing of the others
         for due, prediction in zip(dues, predictions, strict=True):
             events = due.asset.decided(prediction, due.window.end, rule, threshold, now_s)
             if silent:
@@ -279,8 +285,11 @@ class SensorPipeline:
         self._looked_s = now_s
         self._decide(self._fleet.tick(now_s), crew)
         known = model_of(crew).commissioning
-        for asset in () if known is None else known.refresh():
-            self._tell("commissioned", f"{asset}: its commissioning was read anew")
+        if known is not None:
+            for asset in known.refresh():
+                trouble = known.why_not(asset)
+                kind = "commissioning_refused" if trouble else "commissioned"
+                self._tell(kind, f"{asset}: {trouble or 'its commissioning was read anew'}")
         self._say(self._fleet, crew, now_s)
         if now_s - self._saved_at_s >= self._save_every_s:
             self._save(self._fleet, crew)
@@ -349,30 +358,29 @@ class SensorPipeline:
 
     def view(self) -> PipelineView:
         """Look at it."""
-        crew = self.post.crew
-        source = self._source.status if not self._fed.is_set() else SourceStatus(True, "ended")
-        status, detail = status_of(
+        return view_of(
+            self.section,
+            self.meter,
+            self.post.crew,
+            self._source.status if not self._fed.is_set() else SourceStatus(True, "ended"),
+            Queueing(self._queue.qsize(), _BATCHES_MAX, "block"),
             stopping=self._stopping.is_set(),
             finished=self.finished,
-            deployed=crew is not None,
-            source=source,
             stuck=self.stuck,
             swap_trouble=self._swapper.trouble,
-        )
-        last_s = self.meter.last_decision_s
-        return PipelineView(
-            name=self.section.name,
-            status=status,
-            detail=detail,
-            model=crew.model if crew else None,
-            policy_version=crew.policy_version if crew else None,
-            generation=crew.generation if crew else 0,
-            source=source,
-            last_decision_age_s=None if last_s is None else time.monotonic() - last_s,
-            queue_depth=self._queue.qsize(),
-            queue_size=_BATCHES_MAX,
-            queue_policy="block",
-            triggers_waiting=None,
-            counts=self.meter.counts,
+            notice=self._behind(),
             assets=self._view,
+            rows_behind_s=self._behind_s,
+        )
+
+    def _behind(self) -> str:
+        """Say it when decisions are about rows of long ago; empty normally."""
+        behind_s = self._behind_s or 0.0
+        if abs(behind_s) < _BEHIND_S:
+            return ""
+        if behind_s < 0:
+            return f"rows are {-behind_s:.0f} s ahead of this machine's clock: one of the clocks is wrong"
+        return (
+            f"decisions are about rows of {behind_s:.0f} s ago: the broker hands on what it kept, this machine is too "
+            "slow for them, or one of the clocks is wrong"
         )

@@ -14,7 +14,7 @@ import hashlib
 import io
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_sft import durable
 from edge_sft.bundle import keys
 from edge_sft.bundle.keys import PrivateKey
-from edge_sft.errors import DeviceError, UserError
+from edge_sft.errors import DeviceError, EdgeSftError, UserError
 from edge_sft.slots.commissioning import Commissioning
 from edge_sft.slots.store import SlotStore
 
@@ -103,6 +103,14 @@ def from_bytes(content: bytes, key: PrivateKey, *, source: str) -> Commissioning
     return Commissioning(inputs=inputs, **meta.model_dump(exclude={"schema_version"}))
 
 
+class _Known(NamedTuple):
+    """What was found when a machine's file was read: time of change and inode, content, or why it must not be used."""
+
+    stamp: tuple[int, int] | None
+    found: Commissioning | None
+    trouble: str = ""
+
+
 class CommissioningStore:
     """The commissionings of one pipeline's machines with one model; what a `WindowPredictor` asks."""
 
@@ -111,25 +119,32 @@ class CommissioningStore:
         self._digest = model_digest
         self._root = root
         self._key: PrivateKey | None = None
-        self._known: dict[str, tuple[tuple[int, int] | None, Commissioning | None]] = {}
+        self._known: dict[str, _Known] = {}
 
     def of(self, asset: str) -> Commissioning | None:
         """Return a machine's commissioning, the same object until its file changes; None = not commissioned.
 
-        A file that must not be used counts as none here: what the machine does is then not decided. `read` says why.
+        A file that must not be used counts as none here: what the machine does is then not decided. `why_not` says why.
         The disk is asked once an asset until `refresh` is called.
         """
+        return self._asked(asset).found
+
+    def why_not(self, asset: str) -> str:
+        """Return in words why a machine's file must not be used; empty where it may be, or there is none."""
+        return self._asked(asset).trouble
+
+    def _asked(self, asset: str) -> _Known:
         if asset not in self._known:
-            found: Commissioning | None = None
             stamp = self._stamp(asset)
-            with contextlib.suppress(DeviceError):
-                found = self.read(asset)
-            self._known[asset] = (stamp, found)
-        return self._known[asset][1]
+            try:
+                self._known[asset] = _Known(stamp, self.read(asset))
+            except EdgeSftError as error:
+                self._known[asset] = _Known(stamp, None, str(error))
+        return self._known[asset]
 
     def refresh(self) -> tuple[str, ...]:
         """Forget machines whose file has changed since it was read and return their names; cheap, one stat each."""
-        changed = tuple(asset for asset, (stamp, _) in self._known.items() if self._stamp(asset) != stamp)
+        changed = tuple(asset for asset, known in self._known.items() if self._stamp(asset) != known.stamp)
         for asset in changed:
             del self._known[asset]
         return changed

@@ -62,6 +62,10 @@ class Commissioned(Protocol):
         """Return what is known of a machine; None = not commissioned. The same object for machines that share it."""
         ...
 
+    def why_not(self, asset: str) -> str:
+        """Return in words why a machine's commissioning must not be used; empty where it may be, or there is none."""
+        ...
+
     def refresh(self) -> tuple[str, ...]:
         """Look for machines that were commissioned anew; returns their names. Cheap."""
         ...
@@ -200,12 +204,15 @@ class WindowPredictor:
     ) -> list[tuple[Decision, AnyPolicy, dict[str, float] | None]]:
         rule = self._rule(local)
         if isinstance(rule, AnomalyPolicy) and rule.threshold is None:
-            return [(Decision("no_decision", reason=NOT_COMMISSIONED), rule, None)] * len(windows)
+            return [(Decision("no_decision", reason=self._why_not(window.asset)), rule, None) for window in windows]
         try:
             outputs = self._engine.infer(self._inputs(windows, local))
         except DeviceError as error:
             return [(Decision("no_decision", reason=str(error)), rule, None)] * len(windows)
         return [self._judge({n: o[row] for n, o in outputs.items()}, rule) for row in range(len(windows))]
+
+    def _why_not(self, asset: str) -> str:
+        return (self.commissioning.why_not(asset) if self.commissioning else "") or NOT_COMMISSIONED
 
     def _judge(
         self, outputs: dict[str, NDArray[Any]], rule: AnyPolicy

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_sft.bundle.keys import private_path
 from edge_sft.errors import DeviceError, UserError
 from edge_sft.slots.commissioning import Commissioning
 from edge_sft.slots.commissioning_file import CommissioningStore, device_key, from_bytes, to_bytes
@@ -67,7 +68,16 @@ def test_a_damaged_file_is_refused_and_the_machine_counts_as_not_commissioned(tm
     with pytest.raises(DeviceError, match="commission"):
         store(tmp_path).read("pump 1")
     assert store(tmp_path).of("pump 1") is None
+    assert "Run: edge-sft commission" in store(tmp_path).why_not("pump 1")
+    assert store(tmp_path).why_not("pump 2") == ""  # was never commissioned: nothing is wrong with it
     assert store(tmp_path).all() == []
+
+
+def test_a_damaged_device_key_is_a_reason_too(tmp_path: Path) -> None:
+    store(tmp_path).write(made())
+    private_path(tmp_path / "device-key", "device").write_bytes(b"no key")
+    assert store(tmp_path).of("pump 1") is None
+    assert str(tmp_path / "device-key") in store(tmp_path).why_not("pump 1")
 
 
 def test_a_file_of_another_device_is_refused(tmp_path: Path) -> None:

@@ -71,9 +71,13 @@ class Machines:
     """Implements `Commissioned`."""
 
     known: dict[str, Machine] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     def of(self, asset: str) -> Machine | None:
         return self.known.get(asset)
+
+    def why_not(self, asset: str) -> str:
+        return self.damaged.get(asset, "")
 
     def refresh(self) -> tuple[str, ...]:
         return ()
@@ -113,7 +117,8 @@ def test_any_batch_gives_the_same_in_the_windows_order(factory: Any) -> None:
 
 
 def test_every_machine_is_judged_by_its_own(anomaly: Callable[..., WindowPredictor]) -> None:
-    machines = Machines({"cold": machine(0.0), "hot": machine(10.0), "touchy": machine(0.0, 0.5)})
+    known = {"cold": machine(0.0), "hot": machine(10.0), "touchy": machine(0.0, 0.5)}
+    machines = Machines(known, damaged={"worn": "worn.commissioning: is damaged"})
     with anomaly(machines) as predictor:
         found = decide(
             predictor,
@@ -122,9 +127,11 @@ def test_every_machine_is_judged_by_its_own(anomaly: Callable[..., WindowPredict
             window("stranger", 0.0),
             window("touchy", 1.0),
             window("cold", 1.0),
+            window("worn", 1.0),
         )
-    assert [one.verdict for one in found] == ["nok", "ok", "no_decision", "nok", "ok"]
+    assert [one.verdict for one in found] == ["nok", "ok", "no_decision", "nok", "ok", "no_decision"]
     assert "not commissioned" in found[2].reason
+    assert found[5].reason == "worn.commissioning: is damaged"
     assert found[0].score == pytest.approx(5.0)
     assert found[4].score == pytest.approx(0.5)
     assert found[0].policy_version == found[4].policy_version != found[3].policy_version

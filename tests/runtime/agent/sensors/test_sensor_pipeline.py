@@ -301,6 +301,13 @@ def test_a_machine_is_decided_once_it_is_commissioned_and_not_before(
         eventually(lambda: len(stream.out) > 3)
         assert {p.verdict for p in stream.out} == {"no_decision"}
         assert stream.pipeline.view().assets.counts["online"] == 0
+        eventually(lambda: "not commissioned" in stream.pipeline.view().assets.not_online["pump"])
+        store = CommissioningStore(root, "main", slot.digest)
+        store.path("pump").parent.mkdir(parents=True)
+        store.path("pump").write_bytes(b"torn")
+        eventually(lambda: "is no commissioning" in stream.out[-1].reason)
+        assert store.path("pump").name in stream.sentence("commissioning_refused")
+        eventually(lambda: "is no commissioning" in stream.pipeline.view().assets.not_online["pump"])
         made = Commissioning(
             model_digest=slot.digest,
             asset="pump",
@@ -312,7 +319,7 @@ def test_a_machine_is_decided_once_it_is_commissioned_and_not_before(
             created_at="2026-01-01T00:00:00.000Z",
             source="a test",
         )
-        CommissioningStore(root, "main", slot.digest).write(made)
+        store.write(made)
         eventually(lambda: stream.out[-1].verdict == "ok")
         assert stream.out[-1].channels
         eventually(lambda: stream.pipeline.view().assets.counts["online"] == 1)
