@@ -32,7 +32,7 @@ from edge_sft.runtime.sources.protocol import Source, SourceEnded, SourceStatus
 from edge_sft.runtime.swap import TELL, Loader, Swapper
 from edge_sft.runtime.threads import Threads
 from edge_sft.runtime.triggers import NamedSource, Trigger, TriggeredSource, TriggerInbox, faulty
-from edge_sft.runtime.views import PipelineView, status_of
+from edge_sft.runtime.views import PipelineView, Queueing, view_of
 
 log = logging.getLogger(__name__)
 
@@ -323,31 +323,17 @@ class Pipeline:
 
     def view(self) -> PipelineView:
         """Look at it."""
-        crew = self.post.crew
-        source = self._source.status if not self._fed.is_set() else SourceStatus(True, "ended")
-        status, detail = status_of(
+        return view_of(
+            self.section,
+            self.meter,
+            self.post.crew,
+            self._source.status if not self._fed.is_set() else SourceStatus(True, "ended"),
+            Queueing(len(self._queue), self.section.queue.size, self.section.queue_policy),
             stopping=self._stopping.is_set(),
             finished=self.finished,
-            deployed=crew is not None,
-            source=source,
             stuck=self.stuck,
             swap_trouble=self._swapper.trouble,
-        )
-        last_s = self.meter.last_decision_s
-        return PipelineView(
-            name=self.section.name,
-            status=status,
-            detail=detail,
-            model=crew.model if crew else None,
-            policy_version=crew.policy_version if crew else None,
-            generation=crew.generation if crew else 0,
-            source=source,
-            last_decision_age_s=None if last_s is None else time.monotonic() - last_s,
-            queue_depth=len(self._queue),
-            queue_size=self.section.queue.size,
-            queue_policy=self.section.queue_policy,
             triggers_waiting=None if self.inbox is None else len(self.inbox),
-            counts=self.meter.counts,
         )
 
 

@@ -7,6 +7,7 @@ heartbeats means nobody is home), and ``last_decision_age_s``.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import Any, Literal, Protocol
 from edge_sft.prediction import ModelIdentity, rfc3339
 from edge_sft.runtime.assets import AssetsView
 from edge_sft.runtime.config import PipelineSection
+from edge_sft.runtime.crew import Crew
 from edge_sft.runtime.meter import Meter
 from edge_sft.runtime.sources.protocol import SourceStatus
 
@@ -40,6 +42,16 @@ class PipelineView:
     triggers_waiting: int | None
     counts: dict[str, int]
     assets: AssetsView | None = None
+    rows_behind_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Queueing:
+    """What waits in a pipeline, how much may, and what happens beyond."""
+
+    depth: int
+    size: int
+    policy: str
 
 
 class Spoken(Protocol):
@@ -62,8 +74,64 @@ class JournalView:
     on_disk: bool
 
 
-def status_of(
-    *, stopping: bool, finished: bool, deployed: bool, source: SourceStatus, stuck: str, swap_trouble: str
+def view_of(
+    section: PipelineSection,
+    meter: Meter,
+    crew: Crew | None,
+    source: SourceStatus,
+    queue: Queueing,
+    *,
+    stopping: bool,
+    finished: bool,
+    stuck: str,
+    swap_trouble: str,
+    notice: str = "",
+    triggers_waiting: int | None = None,
+    assets: AssetsView | None = None,
+    rows_behind_s: float | None = None,
+) -> PipelineView:
+    """Put together what is seen of a pipeline.
+
+    Args:
+        section: Its part of agent.toml.
+        meter: Its counts.
+        crew: Its model, if one is deployed.
+        source: How its source is.
+        queue: What waits in it.
+        stopping: It was told to stop.
+        finished: Its source has ended and everything is decided.
+        stuck: What hangs, in words.
+        swap_trouble: Why the newest deploy is not used, in words.
+        notice: What else a person should know of a pipeline that runs.
+        triggers_waiting: How many triggers wait, where it has them.
+        assets: Its assets, where it has them.
+        rows_behind_s: How old rows are when they come, where that is known.
+    """
+    status, detail = _status_of(stopping, finished, crew is not None, source, stuck, swap_trouble)
+    if status == "running" and not swap_trouble and notice:
+        detail = notice
+    last_s = meter.last_decision_s
+    return PipelineView(
+        name=section.name,
+        status=status,
+        detail=detail,
+        model=crew.model if crew else None,
+        policy_version=crew.policy_version if crew else None,
+        generation=crew.generation if crew else 0,
+        source=source,
+        last_decision_age_s=None if last_s is None else time.monotonic() - last_s,
+        queue_depth=queue.depth,
+        queue_size=queue.size,
+        queue_policy=queue.policy,
+        triggers_waiting=triggers_waiting,
+        counts=meter.counts,
+        assets=assets,
+        rows_behind_s=rows_behind_s,
+    )
+
+
+def _status_of(
+    stopping: bool, finished: bool, deployed: bool, source: SourceStatus, stuck: str, swap_trouble: str
 ) -> tuple[Status, str]:
     """Decide the one word for a pipeline, worst first, and the sentence beside it."""
     if stopping:
@@ -76,8 +144,7 @@ def status_of(
         return "not_deployed", swap_trouble or "no model is deployed; run: edge-sft deploy BUNDLE --to local"
     if not source.connected:
         return "source_lost", source.detail
-    refused = f"the newest deploy is not used: {swap_trouble}" if swap_trouble else ""
-    return "running", refused or source.detail
+    return "running", f"the newest deploy is not used: {swap_trouble}" if swap_trouble else source.detail
 
 
 def describe(view: PipelineView, journal: JournalView) -> dict[str, Any]:
@@ -95,6 +162,7 @@ def describe(view: PipelineView, journal: JournalView) -> dict[str, Any]:
     }
     if view.assets is not None:
         body["assets"] = asdict(view.assets)
+        body["rows_behind_s"] = _rounded(view.rows_behind_s)
     return body
 
 

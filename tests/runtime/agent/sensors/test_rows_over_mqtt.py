@@ -101,6 +101,36 @@ def test_rows_of_many_assets_become_decisions_states_and_cases(
         assert same(got, want) <= 1e-5
 
 
+def test_decisions_about_rows_of_long_ago_are_never_taken_for_fresh_ones(
+    tmp_path: Path,
+    broker: Any,
+    factory: Any,
+    configure: Any,
+    running: Any,
+    rows: Callable[..., Rows],
+    listen: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    """A broker hands on what it kept for hours: `last_decision_age_s` is small, and what is decided is history."""
+    root = tmp_path / "root"
+    factory.install(root)
+    heard = listen(broker.port)
+    source = {**SOURCE, "time_format": "seconds"}
+    end = running(Agent(configure(root, broker.port, {"source": source})))
+    eventually(lambda: heard.state().get("status") == "running")
+    sender = Sender(broker.port)
+    for start in (time.time() - 7200.0, time.time()):
+        one = rows("pump-1", 60, start=start)
+        for at in range(60):
+            sender.send(one, at)
+        old = start < time.time() - 3600
+        eventually(lambda old=old: ("rows of 7" in heard.state()["detail"]) is old, what="the age of rows is told")
+        assert (heard.state()["rows_behind_s"] > 7000) is old
+        assert heard.state()["status"] == "running"
+    sender.close()
+    end()
+
+
 _AGENT = """
 import threading
 from pathlib import Path
