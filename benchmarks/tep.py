@@ -52,7 +52,7 @@ def ours(recipe: SensorRecipe, normal: Rows, name: str = "bank") -> Scorer:
         return Healthy(cut.values, cut.valid, cut.end)
 
     words = {"model_digest": "0" * 64, "asset": "plant", "created_at": "", "source": "d00"}
-    made = commission(infer, task, windowing, windows(normal), policy.commissioning, **words)
+    made = commission(infer, task, windowing, windows(normal), policy.commissioning, **words, alarm=policy.alarm)
 
     def scorer(rows: Rows) -> NDArray[np.float64]:
         given, found = windows(rows), np.zeros(len(rows))  # rows before the first window count as quiet

@@ -74,7 +74,7 @@ def watched(seen: Tensor, each: int = STATISTICS) -> Tensor:
 
 def build(task: Task, windowing: Windowing, config: dict[str, Any]) -> nn.Module:
     """Build the module of an anomaly checkpoint; ``config`` holds ``architecture``, ``clip`` and, where there
-    are examples, ``neighbours`` and ``sharp``; for the encoder ``embedding``.
+    are examples, ``neighbours`` and ``sharp``; for the encoder ``embedding`` and ``shape``.
 
     Raises:
         UserError: The architecture is none of `METHODS`.

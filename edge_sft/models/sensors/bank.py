@@ -40,10 +40,21 @@ class BankAnomaly(nn.Module):
         sharp: Take the fourth-power mean over channels instead of the root mean square, so that one channel among
             many that goes wrong is heard (Tennessee Eastman's 52, on training rows: fault 5, which ends in one valve,
             .57 → .95 of its rows; 8 channels gain nothing by it).
+        importance: How much each feature's squared difference counts [F], adding up to F; None = all alike.
     """
 
+    importance: Tensor | None
+
     def __init__(
-        self, statistics: nn.Module, each: int, channels: int, neighbours: int, clip: float, *, sharp: bool = False
+        self,
+        statistics: nn.Module,
+        each: int,
+        channels: int,
+        neighbours: int,
+        clip: float,
+        *,
+        sharp: bool = False,
+        importance: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         self.statistics = statistics
@@ -52,21 +63,27 @@ class BankAnomaly(nn.Module):
         self.neighbours = neighbours
         self.clip = clip
         self.sharp = sharp
+        if importance is not None:  # not kept in checkpoints: the config says it
+            counts = torch.tensor(importance).repeat_interleave(channels).reshape(1, -1)
+            self.register_buffer("importance", counts, persistent=False)
+        else:
+            self.importance = None
 
     def forward(
         self, window: Tensor, valid: Tensor, mean: Tensor, std: Tensor, bank: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return score [N], contributions [N,C], features [N,D]."""
         features, seen = self.statistics(window, valid, mean, std)
-        weight = torch.cat([seen] * self.each, dim=1)
+        there = torch.cat([seen] * self.each, dim=1)
+        weight = there if self.importance is None else there * self.importance
         size = self.each * self.channels
         standard = torch.clamp((features - bank[0:1]) * bank[1:2], -self.clip, self.clip)
-        query = torch.matmul(standard * weight, bank[2 : 2 + size])  # a missing channel counts as at its centre
+        query = torch.matmul(standard * there, bank[2 : 2 + size])  # a missing channel counts as at its centre
         examples = bank[2 + size :]
         nearest = self._nearest(query, weight, examples)
         found = examples.index_select(0, nearest.reshape(-1))
-        apart = (query.unsqueeze(1) - found.reshape(-1, self.neighbours, query.shape[1])) * weight.unsqueeze(1)
-        squares = apart * apart
+        apart = query.unsqueeze(1) - found.reshape(-1, self.neighbours, query.shape[1])
+        squares = apart * apart * weight.unsqueeze(1)
         by_channel = squares.mean(dim=1).reshape(-1, self.each, self.channels).sum(dim=1)
         if self.sharp:
             score = _sharp(torch.sqrt(by_channel / self.each), seen)

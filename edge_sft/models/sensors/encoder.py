@@ -90,11 +90,13 @@ def patches(window: Tensor, valid: Tensor, mean: Tensor, std: Tensor, length: in
 
 
 def build(config: dict[str, Any]) -> BankAnomaly:
-    """Rebuild the module from its config: the bank's, and ``embedding``."""
+    """Rebuild the module from its config: the bank's, ``embedding``, and ``shape``, the share of the evidence that is
+    the embedding's.
+    """
     length, channels, neighbours, embedding = (
         int(config[name]) for name in ("length", "channels", "neighbours", "embedding")
     )
-    front = EncodedWindows(length, embedding)
-    return BankAnomaly(
-        front, STATISTICS + embedding, channels, neighbours, float(config["clip"]), sharp=bool(config["sharp"])
-    )
+    each, shape = STATISTICS + embedding, float(config["shape"])
+    importance = (each * (1 - shape) / STATISTICS,) * STATISTICS + (each * shape / embedding,) * embedding
+    front, clip, sharp = EncodedWindows(length, embedding), float(config["clip"]), bool(config["sharp"])
+    return BankAnomaly(front, each, channels, neighbours, clip, sharp=sharp, importance=importance)

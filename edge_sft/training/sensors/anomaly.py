@@ -42,6 +42,8 @@ _MANY_CHANNELS = 16
 # The encoder's memory takes features apart by a square matrix: 16 MB at most, and a second of a device to invert.
 _MOST_FEATURES = 2048
 _ENCODER_FOLDS = 3
+# Of the evidence, what is the encoder's beside level, spread and slope: by their number they would drown a level.
+SHAPE = 0.5
 _WORTH = 0.01  # of the area under the curve, by which another method must rank better than the bank
 
 
@@ -89,11 +91,12 @@ _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 def assemble(
-    recipe: SensorRecipe, name: str, encoder: nn.Module | None = None
+    recipe: SensorRecipe, name: str, encoder: nn.Module | None = None, shape: float = SHAPE
 ) -> tuple[Task, nn.Module, AnomalyPolicy, dict[str, Any]]:
     """Return task, module (eval), default policy and config of one of the methods with a recipe's settings.
 
-    ``encoder`` is the learnt net of the method of that name; the others have nothing learnt in them.
+    ``encoder`` is the learnt net of the method of that name, ``shape`` its share of the evidence; the others have
+    nothing learnt in them.
     """
     windowing = recipe.windowing()
     each = STATISTICS + (recipe.model.embedding if name == ENCODER else 0)
@@ -105,9 +108,10 @@ def assemble(
         windowing.length, len(windowing.names), (rows_for(rule.method, width, recipe.model.bank_size), width)
     )
     sharp = len(windowing.names) > _MANY_CHANNELS
-    config = {"architecture": name, "neighbours": recipe.model.neighbours, "clip": rule.clip, "sharp": sharp}
+    config: dict[str, Any] = {"architecture": name, "neighbours": recipe.model.neighbours, "clip": rule.clip}
+    config["sharp"] = sharp
     if name == ENCODER:
-        config["embedding"] = recipe.model.embedding
+        config |= {"embedding": recipe.model.embedding, "shape": shape}
     module = build(task, windowing, config)
     if encoder is not None:
         module.get_submodule("statistics.encoder").load_state_dict(encoder.state_dict())
@@ -214,7 +218,8 @@ def _defaults(
     if len(pooled) == 0:
         raise DataError(str(dataset.root), "gives no window to train on", "Look at what `edge-sft check` says.")
     words = {"model_digest": "0" * 64, "asset": "", "created_at": "", "source": "the training runs"}
-    made = commission(asker(module, task), task, recipe.windowing(), pooled, policy.commissioning, **words)
+    rule, infer = policy.commissioning, asker(module, task)
+    made = commission(infer, task, recipe.windowing(), pooled, rule, **words, alarm=policy.alarm)
     return made.inputs
 
 

@@ -34,7 +34,7 @@ def task_of(name: str) -> Task:
 
 
 def module_of(name: str, **more: Any) -> torch.nn.Module:
-    config = {"architecture": name, "neighbours": 5, "clip": 30.0, "sharp": False, "embedding": E, **more}
+    config = {"architecture": name, "neighbours": 5, "clip": 30.0, "sharp": False, "embedding": E, "shape": 0.5, **more}
     torch.manual_seed(0)
     return build(task_of(name), windowing(), config)
 
