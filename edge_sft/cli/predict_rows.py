@@ -68,7 +68,7 @@ def predictions(
 
 
 def text_line(prediction: Prediction, unit: str) -> bytes:
-    """Write one decision for people; ``unit`` is what a value counts."""
+    """Write one decision for people; ``unit`` is what a value counts. Times that are a clock's are written as such."""
     what = prediction.label or ""
     if prediction.value is not None:
         what = f"{prediction.value:.4g}"
@@ -78,7 +78,22 @@ def text_line(prediction: Prediction, unit: str) -> bytes:
         what = f"{prediction.score:.3g} × threshold: {', '.join(list(prediction.channels)[:3])}"
     elif prediction.verdict == "no_decision":
         what = prediction.reason or ""
-    return f"{prediction.verdict:<12} {prediction.asset} at {prediction.name}  {what}\n".encode()
+    return f"{prediction.verdict:<12} {prediction.asset} at {_clock(prediction.name or '?')}  {what}\n".encode()
+
+
+def _clock(end: str) -> str:
+    """Write a window's end as date and time of day (UTC) where it is a clock's, else as it is."""
+    import numpy as np
+
+    from edge_sft.data.sensors.wording import is_clock
+
+    try:
+        time_s = float(end)
+    except ValueError:
+        return end
+    if not is_clock(time_s):
+        return end
+    return str(np.datetime64(round(time_s * 1000), "ms")).replace("T", " ").removesuffix(".000")
 
 
 def _recipe(bundle: VerifiedBundle) -> SensorRecipe:
