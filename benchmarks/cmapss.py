@@ -82,8 +82,8 @@ def digest_of(recipe: SensorRecipe) -> str:
 
     VERSION tells what the recipe does not say. 2: after the first look (intervals of one net a machine covered .91 .93
     .96 .95) intervals are those of the nets' mean; 3: how much narrower that is no longer hangs on five engines' errors
-    (FD001 .87, one look). The nets are the same in all three. 4: a TCN's nets beside the MLP's; the interval's factor by
-    one moment an engine. Chosen by group cross-validation on training engines.
+    (FD001 .87, one look). The nets are the same in all three. 4: a TCN's nets beside the MLP's; the interval's factor
+    by one moment an engine. Chosen by group cross-validation on training engines.
     """
     plain = recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": 0})})
     return hashlib.sha256((VERSION + plain.model_dump_json()).encode()).hexdigest()[:12]

@@ -22,29 +22,30 @@ import numpy as np
 HERE = Path(__file__).parent
 KEY = re.compile(r"^(\d+)_(IR|OR|B)(@\d+)?_(\d+)_DE12$")
 FAULTS = {"IR": "inner", "OR": "outer", "B": "ball"}
+STEPS = (
+    "check recipe.toml --html check.html",
+    "build recipe.toml --out runs",
+    "deploy runs/bearing-0.1.0.edge --to local --profile device.toml",
+    "predict runs/bearing-0.1.0.edge recordings/ball-21_1730rpm.npy",
+)
 
 
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("--data", type=Path, required=True, help="folder with the .npz files")
     given.add_argument("--work", type=Path, default=Path("runs-bearing"))
-    given.add_argument("--quick", action="store_true", help="train a little, to see the road rather than the numbers")
     asked = given.parse_args()
     prepare(asked.data, asked.work / "recordings")
-    recipe = (HERE / "recipe.toml").read_text(encoding="utf-8")
-    if asked.quick:
-        recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
-    (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
-    shutil.copy(HERE / "device.toml", asked.work / "device.toml")
-    if not any((asked.work / "keys").glob("*")):
-        edge_sft(asked.work, "keys", "init")
-    edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
-    edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
-    edge_sft(asked.work, "deploy", "runs/bearing-0.1.0.edge", "--to", "local", "--profile", "device.toml")
-    unheard = min((asked.work / "recordings").glob("*-21_*.npy"))
-    print(f"\nA bearing that the model never heard, window by window: {unheard.stem}", flush=True)
-    edge_sft(asked.work, "predict", "runs/bearing-0.1.0.edge", str(unheard.relative_to(asked.work)), lines=12)
-    print(f"\nRead {asked.work / 'runs' / 'report.html'}")
+    for name in ("recipe.toml", "device.toml"):
+        shutil.copy(HERE / name, asked.work)
+    keys, device = asked.work.resolve() / "keys", asked.work.resolve() / "device"
+    os.environ |= {"EDGE_SFT_KEYS": str(keys), "EDGE_SFT_ROOT": str(device)}
+    for line in STEPS if keys.is_dir() else ("keys init", *STEPS):
+        print("\n$ edge-sft", line, flush=True)
+        if subprocess.call([sys.executable, "-m", "edge_sft.cli.main", *line.split()], cwd=asked.work):
+            sys.exit(1)
+    print("\nThat was a bearing which the model never heard, window by window.")
+    print(f"Read {asked.work / 'runs' / 'report.html'}")
 
 
 def prepare(data: Path, out: Path) -> None:
@@ -64,20 +65,6 @@ def prepare(data: Path, out: Path) -> None:
                     np.save(out / f"{name}.npy", rows)
     if not any(out.iterdir()):
         sys.exit(f"{data} holds no .npz with arrays like 1797_IR_7_DE12. Give the folder of the recordings: --data DIR")
-
-
-def edge_sft(work: Path, *words: str, lines: int | None = None) -> None:
-    """Run one command of edge-sft in the work folder, with keys and device state of its own; show so many lines."""
-    print(f"\n$ edge-sft {' '.join(words)}", flush=True)
-    places = {"EDGE_SFT_KEYS": str(work.resolve() / "keys"), "EDGE_SFT_ROOT": str(work.resolve() / "device")}
-    command = [sys.executable, "-m", "edge_sft.cli.main", *words]
-    output = None if lines is None else subprocess.PIPE
-    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False, stdout=output, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    said = (done.stdout or "").splitlines()
-    for line in said[:: max(1, len(said) // (lines or 1))]:
-        print(line)
 
 
 if __name__ == "__main__":

@@ -22,31 +22,32 @@ HERE = Path(__file__).parent
 CHANNELS = (*(f"xmeas{number}" for number in range(1, 42)), *(f"xmv{number}" for number in range(1, 12)))
 FAULT_FROM = 160  # rows of a test run before its fault begins
 STEP_S = 180
+STEPS = (
+    "check recipe.toml --html check.html",
+    "build recipe.toml --out runs",
+    "deploy runs/process-0.1.0.edge --to local --profile device.toml",
+    "commission runs-of-the-plant/normal-day.csv",
+    "predict runs/process-0.1.0.edge runs-of-the-plant/normal-test.csv --csv --out normal-test.csv",
+    "predict runs/process-0.1.0.edge runs-of-the-plant/fault-06.csv --csv --out fault-06.csv",
+)
 
 
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("--data", type=Path, required=True, help="folder with tep.npz, or with d00.dat … d21_te.dat")
-    given.add_argument("--fault", type=int, default=6, choices=range(1, 22), help="which one to watch at the end")
     given.add_argument("--work", type=Path, default=Path("runs-process"))
-    given.add_argument("--quick", action="store_true", help="train a little, to see the road rather than the numbers")
     asked = given.parse_args()
     prepare(asked.data, asked.work / "runs-of-the-plant")
-    recipe = (HERE / "recipe.toml").read_text(encoding="utf-8")
-    if asked.quick:
-        recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
-    (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
-    shutil.copy(HERE / "device.toml", asked.work / "device.toml")
-    if not any((asked.work / "keys").glob("*")):
-        edge_sft(asked.work, "keys", "init")
-    edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
-    edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
-    edge_sft(asked.work, "deploy", "runs/process-0.1.0.edge", "--to", "local", "--profile", "device.toml")
-    edge_sft(asked.work, "commission", "runs-of-the-plant/normal-day.csv")
-    print(f"\nA day with fault {asked.fault}, from its hour eight on:", flush=True)
-    day = f"runs-of-the-plant/fault-{asked.fault:02d}.csv"
-    edge_sft(asked.work, "predict", "runs/process-0.1.0.edge", day, lines=24)
-    print(f"\nRead {asked.work / 'runs' / 'report.html'}")
+    for name in ("recipe.toml", "device.toml"):
+        shutil.copy(HERE / name, asked.work)
+    keys, device = asked.work.resolve() / "keys", asked.work.resolve() / "device"
+    os.environ |= {"EDGE_SFT_KEYS": str(keys), "EDGE_SFT_ROOT": str(device)}
+    for line in STEPS if keys.is_dir() else ("keys init", *STEPS):
+        print("\n$ edge-sft", line, flush=True)
+        if subprocess.call([sys.executable, "-m", "edge_sft.cli.main", *line.split()], cwd=asked.work):
+            sys.exit(1)
+    print(f"\nTwo days, a healthy one and one with fault 6 from hour eight on: every decision in {asked.work}/*.csv.")
+    print(f"Read {asked.work / 'runs' / 'report.html'}")
 
 
 def prepare(data: Path, out: Path) -> None:
@@ -83,20 +84,6 @@ def read(data: Path) -> dict[str, NDArray[np.float64]]:
 def upright(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """One row a moment; the published d00.dat lies on its side."""
     return rows if rows.shape[1] == len(CHANNELS) else rows.T
-
-
-def edge_sft(work: Path, *words: str, lines: int | None = None) -> None:
-    """Run one command of edge-sft in the work folder, with keys and device state of its own; show so many lines."""
-    print(f"\n$ edge-sft {' '.join(words)}", flush=True)
-    places = {"EDGE_SFT_KEYS": str(work.resolve() / "keys"), "EDGE_SFT_ROOT": str(work.resolve() / "device")}
-    command = [sys.executable, "-m", "edge_sft.cli.main", *words]
-    output = None if lines is None else subprocess.PIPE
-    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False, stdout=output, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    said = (done.stdout or "").splitlines()
-    for line in said[:: max(1, len(said) // (lines or 1))]:
-        print(line)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Remaining life of turbofan engines: from NASA's files to a proved model, then one engine flown again.
+"""Remaining life of turbofan engines: from NASA's files to a proved model, then three engines at their last flight.
 
     python run.py --data DIR
 
@@ -20,6 +20,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 COLUMNS = ("unit", "cycle", "op1", "op2", "op3", *(f"s{number}" for number in range(1, 22)))
+STEPS = (
+    "check recipe.toml --html check.html",
+    "build recipe.toml --out runs",
+    "deploy runs/turbofan-0.1.0.edge --to local --profile device.toml",
+    "predict runs/turbofan-0.1.0.edge --last engines/test-001.csv engines/test-002.csv engines/test-003.csv",
+)
 
 
 def main() -> None:
@@ -27,27 +33,21 @@ def main() -> None:
     given.add_argument("--data", type=Path, required=True, help="folder with train_FD00n, test_FD00n, RUL_FD00n")
     given.add_argument("--set", default="FD001", choices=["FD001", "FD002", "FD003", "FD004"])
     given.add_argument("--work", type=Path, default=Path("runs-turbofan"))
-    given.add_argument("--quick", action="store_true", help="train a little, to see the road rather than the numbers")
     asked = given.parse_args()
-    prepare(asked.data, asked.set, asked.work / "engines")
-    recipe = (HERE / "recipe.toml").read_text(encoding="utf-8")
-    if asked.quick:
-        recipe = recipe.replace("[train]\n", "[train]\nsteps = 60\nfolds = 2\n")
-    (asked.work / "recipe.toml").write_text(recipe, encoding="utf-8")
-    shutil.copy(HERE / "device.toml", asked.work / "device.toml")
-    engine = max((asked.work / "engines").glob("test-*.csv"), key=lambda file: file.stat().st_size)
-    if not any((asked.work / "keys").glob("*")):
-        edge_sft(asked.work, "keys", "init")
-    edge_sft(asked.work, "check", "recipe.toml", "--html", "check.html")
-    edge_sft(asked.work, "build", "recipe.toml", "--out", "runs")
-    edge_sft(asked.work, "deploy", "runs/turbofan-0.1.0.edge", "--to", "local", "--profile", "device.toml")
-    print(f"\nOne engine flown again, life left with its interval: {engine.stem}", flush=True)
-    edge_sft(asked.work, "predict", "runs/turbofan-0.1.0.edge", str(engine.relative_to(asked.work)), lines=20)
-    print(f"\nRead {asked.work / 'runs' / 'report.html'}")
+    lives = prepare(asked.data, asked.set, asked.work / "engines")
+    for name in ("recipe.toml", "device.toml"):
+        shutil.copy(HERE / name, asked.work)
+    keys, device = asked.work.resolve() / "keys", asked.work.resolve() / "device"
+    os.environ |= {"EDGE_SFT_KEYS": str(keys), "EDGE_SFT_ROOT": str(device)}
+    for line in STEPS if keys.is_dir() else ("keys init", *STEPS):
+        print("\n$ edge-sft", line, flush=True)
+        if subprocess.call([sys.executable, "-m", "edge_sft.cli.main", *line.split()], cwd=asked.work):
+            sys.exit(1)
+    print(f"\nThese three engines' true lives, by NASA: {lives[:3]}. Read {asked.work / 'runs' / 'report.html'}")
 
 
-def prepare(data: Path, name: str, out: Path) -> None:
-    """Write one CSV an engine with its remaining life, which NASA tells of test engines in a file of its own."""
+def prepare(data: Path, name: str, out: Path) -> list[float]:
+    """Write one CSV an engine with its remaining life; return those of the test engines, NASA's file of its own."""
     lives = [float(line) for line in read(data, f"RUL_{name}").split()]
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -59,6 +59,7 @@ def prepare(data: Path, name: str, out: Path) -> None:
                 writer = csv.writer(file)
                 writer.writerow([*COLUMNS[1:], "rul"])
                 writer.writerows([*row[1:], left + len(rows) - 1 - index] for index, row in enumerate(rows))
+    return lives
 
 
 def rows_by_engine(text: str) -> dict[str, list[list[str]]]:
@@ -77,20 +78,6 @@ def read(data: Path, name: str) -> str:
             raw = path.read_bytes()
             return (gzip.decompress(raw) if suffix.endswith(".gz") else raw).decode()
     sys.exit(f"{data} holds no {name}.txt, .csv or .csv.gz. Give the folder of the C-MAPSS files: --data DIR")
-
-
-def edge_sft(work: Path, *words: str, lines: int | None = None) -> None:
-    """Run one command of edge-sft in the work folder, with keys and device state of its own; show so many lines."""
-    print(f"\n$ edge-sft {' '.join(words)}", flush=True)
-    places = {"EDGE_SFT_KEYS": str(work.resolve() / "keys"), "EDGE_SFT_ROOT": str(work.resolve() / "device")}
-    command = [sys.executable, "-m", "edge_sft.cli.main", *words]
-    output = None if lines is None else subprocess.PIPE
-    done = subprocess.run(command, cwd=work, env={**os.environ, **places}, check=False, stdout=output, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    said = (done.stdout or "").splitlines()
-    for line in said[:: max(1, len(said) // (lines or 1))]:
-        print(line)
 
 
 if __name__ == "__main__":

@@ -73,16 +73,16 @@ COMMENTS: dict[str, str] = {
     "window.order": "order tracking: resample by the shaft's angle",
     "normalise.by": "global, or condition: by the nearest operating point",
     "normalise.clusters": "operating points to tell apart",
-    "model.architecture": "auto: mlp for remaining life, spectral for vibration, bank for anomalies",
+    "model.architecture": "auto: mlp+tcn for remaining life, spectral for vibration, bank for anomalies",
     "model.width": "of hidden layers",
     "model.dropout": "against learning by heart",
     "model.bank_size": "healthy examples that a bank keeps",
     "model.neighbours": "of a bank's examples that are compared with",
     "model.embedding": "numbers that the encoder sees in a channel",
     "model.base": "a checkpoint of the same family to start from",
-    "train.steps": '"auto" chooses by the number of windows',
+    "train.steps": '"auto": the task\'s own',
     "train.batch_size": "windows a step",
-    "train.learning_rate": "highest",
+    "train.learning_rate": 'highest; "auto": the task\'s own',
     "train.weight_decay": "against large weights",
     "train.members": "nets of different seeds, averaged in the model",
     "train.seed": "another seed, another training",
@@ -167,6 +167,9 @@ def _values(seen: Sighted, path: Path, here: Path | None) -> tuple[dict[str, Any
     _events(seen, values, remarks, here)
     _groups(seen, values, remarks)
     values["window.period_s"] = seen.step
+    if values["task.kind"] == "regression":
+        values |= {"window.length": 100, "window.min_valid": 0.01}
+        remarks["window.min_valid"] = ["Windows begin with a machine's first row; a small share decides early on."]
     return values, remarks
 
 
@@ -214,7 +217,6 @@ def _task(seen: Sighted, values: dict[str, Any], remarks: dict[str, list[str]]) 
         remarks["task.kind"] = ["No label and no remaining life was recognised."]
     if values["task.kind"] == "regression":
         values["task.unit"] = "cycles" if seen.time is None or not seen.time.dated else "s"
-        values["window.length"] = 30
 
 
 def _named_labels(labels: list[str], values: dict[str, Any]) -> None:
