@@ -2,7 +2,8 @@
 
 A graph begins with arithmetic in the machine's own units (9,046 rpm ± 3): half precision would round the ± 3 away and
 overflow at 65,504. So what comes before the first layer, and all that large numbers and choices depend on, is never
-narrowed; where that is not enough, the gate finds out and more of the front stays.
+narrowed; where that is not enough, the gate finds out and more of the front stays. Guards against a dead channel stay
+float32 wherever they are.
 
 A memory (``bank``) is another machine's on every machine, so no gate sees all of its numbers: what reads it stays
 float32, save the search for neighbours, whose products are bounded by the clip. Neighbours that half precision
@@ -26,6 +27,7 @@ _COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "MaxPool", "AveragePool")
 # An operating condition, a place on an axis: rounded numbers choose another one, or one that is not there.
 _CHOOSING = ("ArgMin", "ArgMax", "Floor", "Ceil", "Round")
+_SMALLEST = 6.2e-5  # below it half precision loses digits, and some hardware makes it 0
 _SEARCH = "TopK"
 _MEMORY_AXES = 2  # a window has three axes, a mean one
 _LARGEST = 2048.0  # half precision counts whole numbers up to here, and its overflow is 32 times away
@@ -43,7 +45,7 @@ def fronts(model: onnx.ModelProto, seen: dict[str, Observed]) -> Iterator[frozen
     """
     nodes = model.graph.node
     search = searching(model)
-    kept = _kept(model, seen, search) | (_after_memory(model) - search)
+    kept = _kept(model, seen, search) | (_after_memory(model) - search) | guarded(model)
     if not layer_names(model) and search - kept:
         yield frozenset(node.name for node in nodes) - (search - kept)
     layers = layer_names(model) - kept
@@ -86,6 +88,23 @@ def searching(model: onnx.ModelProto) -> frozenset[str]:
         if any(serves) and not told & set(node.output) and all(names <= found | only for names in serves):
             only.add(node.name)
     return frozenset(only)
+
+
+def guarded(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the nodes with a constant that is next to nothing, a guard of a logarithm or a division, and who use them.
+
+    A dead channel comes to the guard: rounded to 0, it would make the answer infinite.
+    """
+    from onnx import numpy_helper
+
+    tiny: set[str] = set()
+    for tensor in model.graph.initializer:
+        value = np.abs(numpy_helper.to_array(tensor)) if tensor.data_type == tensor.FLOAT else np.zeros(0)
+        if value.size == 1 and 0 < float(value.max()) < _SMALLEST:
+            tiny.add(tensor.name)
+    guards = [node for node in model.graph.node if tiny & set(node.input)]
+    made = {name for node in guards for name in node.output}
+    return frozenset(node.name for node in model.graph.node if (tiny | made) & set(node.input))
 
 
 def _after_memory(model: onnx.ModelProto) -> frozenset[str]:

@@ -52,6 +52,23 @@ def test_only_the_search_of_a_memory_is_narrowed(exported: dict[str, ExportResul
     assert front.memories(prepared) == {"bank"}
 
 
+def test_a_guard_against_a_dead_channel_stays_float32_with_what_it_guards() -> None:
+    from onnx import TensorProto, helper
+
+    said = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], "before"),
+        helper.make_node("Clip", ["a", "tiny"], ["b"], "guard"),
+        helper.make_node("Log", ["b"], ["c"], "log"),
+        helper.make_node("Mul", ["c", "half"], ["y"], "behind"),
+    ]
+    constants = [
+        helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in (("tiny", 1e-12), ("half", 0.5))
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "guard", said[:1], said[1:], constants))
+    assert front.guarded(model) == {"guard", "log"}
+
+
 def test_half_precision_begins_after_the_raw_units(exported: dict[str, ExportResult]) -> None:
     import onnx
 
