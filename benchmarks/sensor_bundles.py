@@ -185,6 +185,11 @@ def water(folder: Path, _: str) -> str:
     return SKAB
 
 
+def encoder(prepare: Callable[[Path, str], str]) -> Callable[[Path, str], str]:
+    """The same rows and recipe, with the other architecture that anomalies have."""
+    return lambda folder, name: prepare(folder, name) + '\n[model]\narchitecture = "encoder"\n'
+
+
 SETS: dict[str, tuple[Callable[[Path, str], str], str]] = {
     "FD001": (turbofan, "turbofan"),
     "FD002": (turbofan, "turbofan"),
@@ -193,6 +198,8 @@ SETS: dict[str, tuple[Callable[[Path, str], str], str]] = {
     "cwru": (bearing, "bearing"),
     "skab": (water, "process"),
     "tep": (process, "process"),
+    "skab-encoder": (encoder(water), "process"),
+    "tep-encoder": (encoder(process), "process"),
 }
 
 
