@@ -15,7 +15,7 @@ from edge_sft.data.sensors.columns import canonical
 from edge_sft.data.sensors.tables import Wanted, read_tables
 from edge_sft.data.sensors.wording import when
 from edge_sft.errors import DataError
-from edge_sft.sensor_recipe import SensorRecipe
+from edge_sft.sensor_recipe import EventsSection, SensorRecipe
 
 _SHOWN = 8
 
@@ -101,51 +101,58 @@ def judge(
     section = recipe.data.events
     if section is None:
         return []
-    kinds = sorted({event.kind for event in events})
-    absent = [kind for kind in section.failures if section.kind and kind not in kinds]
-    if absent and not any(event.failure for event in events):
-        raise DataError(
-            section.path, f"has no event of kind {_names(absent)}; it has {_names(kinds)}", "Mend failures."
-        )
+    _require_kinds(section, events)
     logged = by_machine(event for event in events if event.machine)
     known = _known(recordings)
     unknown = [machine for machine in logged if machine not in known]
-    usual = list(dict.fromkeys(names[0] for names, _, _ in recordings))
     if logged and len(unknown) == len(logged):
+        usual = list(dict.fromkeys(names[0] for names, _, _ in recordings))
         raise DataError(
             section.path,
             f"names no machine of the recordings: it says {_names(unknown)}, they are {_names(usual)}",
             f"Write the recordings' names in column '{section.group}', or set data.group so that they agree.",
         )
-    found = []
-    if unknown:
-        near = [(name, close[0]) for name in unknown if (close := _similar(name, known))]
-        hint = f" Did '{near[0][0]}' mean '{near[0][1]}'?" if near else ""
-        count = sum(len(logged[name]) for name in unknown)
-        found.append(
-            Finding(
-                "warning",
-                "unknown-machine",
-                f"The failure log names {_number(len(unknown), 'machine')} without recordings ({_names(unknown)}); "
-                f"{_number(count, 'event')} of {'it tells' if count == 1 else 'theirs tell'} nothing.",
-                f"Correct the names, or add the recordings.{hint}",
-                tuple(unknown),
-            )
-        )
+    found = _unknown(unknown, logged, known)
+    if section.group and section.until is None:
+        found += _silent(logged, recordings)
+    return [*found, *(_far(logged, known) or _beyond(logged, known)), *_twice(events)]
+
+
+def _require_kinds(section: EventsSection, events: Sequence[Event]) -> None:
+    kinds = sorted({event.kind for event in events})
+    absent = [kind for kind in section.failures if section.kind and kind not in kinds]
+    if absent and not any(event.failure for event in events):
+        fact = f"has no event of kind {_names(absent)}; it has {_names(kinds)}"
+        raise DataError(section.path, fact, "Mend failures.")
+
+
+def _unknown(
+    unknown: Sequence[str], logged: Mapping[str, Sequence[Event]], known: Mapping[str, tuple[float, float]]
+) -> list[Finding]:
+    """Name machines of the log that were never recorded, and what the first of them may have meant."""
+    if not unknown:
+        return []
+    near = [(name, close[0]) for name in unknown if (close := _similar(name, known))]
+    hint = f" Did '{near[0][0]}' mean '{near[0][1]}'?" if near else ""
+    count = sum(len(logged[name]) for name in unknown)
+    text = (
+        f"The failure log names {_number(len(unknown), 'machine')} without recordings ({_names(unknown)}); "
+        f"{_number(count, 'event')} of {'it tells' if count == 1 else 'theirs tell'} nothing."
+    )
+    remedy = f"Correct the names, or add the recordings.{hint}"
+    return [Finding("warning", "unknown-machine", text, remedy, tuple(unknown))]
+
+
+def _silent(logged: Mapping[str, Sequence[Event]], recordings: Sequence[Recording]) -> list[Finding]:
+    """Name machines that were recorded and are not in the log."""
     silent = list(dict.fromkeys(names[0] for names, _, _ in recordings if not any(name in logged for name in names)))
-    if silent and section.group and section.until is None:
-        found.append(
-            Finding(
-                "note",
-                "no-event",
-                f"{_number(len(silent), 'machine')} without an event in the failure log ({_names(silent)}): "
-                "how long they live is only known to be longer than recorded.",
-                "",
-                tuple(silent),
-            )
-        )
-    far = _far(logged, known)
-    return [*found, *(far or _beyond(logged, known)), *_twice(events)]
+    if not silent:
+        return []
+    text = (
+        f"{_number(len(silent), 'machine')} without an event in the failure log ({_names(silent)}): "
+        "how long they live is only known to be longer than recorded."
+    )
+    return [Finding("note", "no-event", text, "", tuple(silent))]
 
 
 def _known(recordings: Sequence[Recording]) -> dict[str, tuple[float, float]]:
