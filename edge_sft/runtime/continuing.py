@@ -106,6 +106,7 @@ class Continuity:
                 already, so that only the cases must learn of them.
         """
         fleet, start = self._restored(windowing, rule.stale_s)
+        first = self.place is None
         if self.place is None:  # the first model ever: what came before it only fills its windows
             self.place = self._first or self._log.end
             self._log.mark(self.place)
@@ -113,7 +114,9 @@ class Continuity:
         for one in self._log.read(start):
             counted += sum(len(rows.time_s) for rows in one.rows)
             new = self.is_new(one.end)
-            decide(fleet.take(combined(one.rows), when(one), time.monotonic()), not new)
+            dues = fleet.take(combined(one.rows), when(one), time.monotonic())
+            if new or not first:  # nobody was told of the first model's past: no case may be open from it
+                decide(dues, not new)
             if new:
                 self.passed(one.end)
         if self._left_something or start is not None:

@@ -202,6 +202,32 @@ def test_one_case_an_asset_with_hysteresis(
     assert stream.pipeline.view().assets.open_cases == 0
 
 
+def test_rows_from_before_the_first_model_open_no_case_that_nobody_was_told_of(
+    tmp_path: Path, factory: Any, make_stream: Any, how: Any, eventually: Any
+) -> None:
+    feed = Feed()
+    source = RowsIterator(feed, "main")
+    source.live = True  # as MQTT is: rows are taken before there is a model
+    stream = make_stream(source)
+
+    def give(*levels: float) -> None:
+        for level in levels:
+            at = 100 + 0.1 * len(feed.rows)
+            feed.rows.append(Rows("pump", np.array([at]), np.array([[level, 0.0, 0.0]]), ("c0", "c1", "c2")))
+
+    give(*[1.0] * 30)
+    eventually(lambda: stream.pipeline._memory._log.end.offset > 0 and not stream.pipeline._queue.qsize())
+    rule = AlarmRule(on_after_s=0.5, off_after_s=1.0, stale_s=60)
+    policy = RegressionPolicy(act_below=2.0, judge="value", alarm=rule)
+    factory.install(tmp_path / "root", how=how(length=2, hop=1, hold_s=0.0), policy=policy)
+    eventually(lambda: stream.pipeline.view().model is not None and "pump" in (stream.pipeline._fleet or ()))
+    assert stream.pipeline.view().assets.open_cases == 0
+    give(*[1.0] * 30)
+    eventually(lambda: stream.cases)
+    assert [kind for kind, _ in stream.cases] == ["case_opened"]
+    feed.over = True
+
+
 def test_a_swap_in_mid_stream_loses_no_window(
     tmp_path: Path, factory: Any, make_stream: Any, rows: Any, cut: Any, offline: Any, same: Any, eventually: Any
 ) -> None:
