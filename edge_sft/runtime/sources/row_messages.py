@@ -97,7 +97,9 @@ class RowReader:
             known = tuple(key for key in keys if key not in self._own and not isinstance(message[key], (dict, str)))
             if len(known) > 512:
                 known = known[:512]
-            self._sets[keys] = known
+            # a field that says "n/a" now may be a number in the next message: such a set is looked at again
+            if not any(isinstance(message[key], str) for key in keys if key not in self._own):
+                self._sets[keys] = known
         return known
 
     def _name(self, level: int | None, field: str, levels: list[str], message: dict[str, Any], topic: str) -> str:
@@ -105,9 +107,11 @@ class RowReader:
             name: Any = levels[level] if level < len(levels) else _ABSENT
         else:
             name = _at(message, tuple(field.split(".")))
-        if name is _ABSENT or name is None or isinstance(name, (dict, list)) or not 0 < len(str(name)) <= _NAME_MAX:
-            raise _not_understood(topic, f"does not name its asset or channel ({field})")
-        return str(name)
+        if name is not _ABSENT and name is not None and not isinstance(name, (dict, list)):
+            text = str(name).strip()  # as files of rows are read: "P6 " and "P6" are one machine
+            if 0 < len(text) <= _NAME_MAX:
+                return text
+        raise _not_understood(topic, f"does not name its asset or channel ({field})")
 
     def _times(self, message: dict[str, Any], count: int, now_s: float, topic: str) -> NDArray[np.float64]:
         given = _at(message, self._time) if self._time else _ABSENT

@@ -51,6 +51,22 @@ def test_a_field_map_reaches_inside_and_a_renamed_field_is_missing() -> None:
         _read({"time": 1, "data": {}}, fields=fields)
 
 
+def test_a_field_that_began_as_text_is_a_number_as_soon_as_it_is_one() -> None:
+    reader = _reader()
+    given = ["n/a", 20.5, "n/a"]
+    messages = [json.dumps({"time": k, "t": t, "p": 1}).encode() for k, t in enumerate(given)]
+    found = [reader.read("plant/p1/x", message, NOW)[0] for message in messages]
+    assert [one.channels for one in found] == [("p",), ("t", "p"), ("t", "p")]
+    assert math.isnan(found[2].values[0, 0])
+    assert found[1].values.tolist() == [[20.5, 1.0]]
+
+
+def test_blanks_around_a_name_are_none_of_it() -> None:
+    assert _read({"time": 1, "who": " P6 ", "x": 1}, asset="who")[0].asset == "P6"
+    with pytest.raises(DataError, match="does not name its asset"):
+        _read({"time": 1, "who": "  ", "x": 1}, asset="who")
+
+
 def test_lists_of_rows_of_several_machines_and_columns() -> None:
     found = _read([{"who": "a", "time": 1, "x": 1}, {"who": "b", "time": 2, "x": 2}], asset="who")
     assert [(one.asset, one.channels, one.time_s[0]) for one in found] == [("a", ("x",), 1), ("b", ("x",), 2)]
