@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_sft.preprocess.windowing import Windowing
 
 _FARTHEST = 1e15  # of a time column: 30 million years of seconds; beyond it floats do not count in steps any more
+_CLOCK = 1e8  # seconds since 1970 are larger (from 1973 on)
 _BACK = 10  # steps by which rows may be out of order before the clock is suspected
 _WITNESSES = 3  # old rows, one going on from the other, that it takes
 _BULK = 16  # rows from which arrays beat the loop
@@ -138,17 +139,18 @@ class Timing:
             return
         silence = moment - self.newest
         if silence > self.gap:
-            self._tell(("gap", f"silent for {silence:g}, which is longer than gap_s ({self.gap:g}): a new run begins"))
+            fact = f"silent for {_span(silence, moment)}, which is longer than gap_s ({self.gap:g}): a new run begins"
+            self._tell(("gap", fact))
             self._begin(moment, moment)
         elif silence > self.silent:
-            self._tell(("gap", f"silent for {silence:g}: nothing older is left in the window"))
+            self._tell(("gap", f"silent for {_span(silence, moment)}: nothing older is left in the window"))
             self._begin(moment, self.origin)
         elif -silence > self.back:
             follows = self._suspects and 0 <= moment - self._suspect <= min(self.gap, self.silent)
             self._suspects = self._suspects + 1 if follows else 1
             self._suspect = moment
             if self._suspects == _WITNESSES:
-                self._tell(("clock", f"the clock went back by {-silence:g}: a new run begins"))
+                self._tell(("clock", f"the clock went back by {_span(-silence, moment)}: a new run begins"))
                 self._begin(moment, moment)
             return
         self._suspects = 0
@@ -180,3 +182,14 @@ class Timing:
 def held_steps(windowing: Windowing) -> int:
     """Return for how many whole grid steps a value may stand in."""
     return math.floor(windowing.hold_s / windowing.period_s + 1e-9)
+
+
+def _span(length: float, moment: float) -> str:
+    """Write a length of time: in days, hours or minutes where the time column is a clock, else as it counts."""
+    if not abs(moment) > _CLOCK:
+        return f"{length:g}"
+    for unit, word in ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (0.0, "second")):
+        if length >= 0.995 * unit:
+            number = f"{length / (unit or 1.0):.3g}"
+            return f"{number} {word}{'' if number == '1' else 's'}"
+    return f"{length:g}"

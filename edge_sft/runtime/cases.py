@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 from edge_sft.alarms import CaseEvent
 from edge_sft.policy import AlarmRule, AnyPolicy, Policy
-from edge_sft.prediction import Prediction
+from edge_sft.prediction import Prediction, rfc3339
+
+_CLOCK, _CLOCK_END = 1e8, 1e11  # seconds since 1970, from 1973 to 5138; else the column counts something else
 
 
 def rule_of(policy: AnyPolicy) -> AlarmRule:
@@ -42,7 +45,14 @@ def describe_case(event: CaseEvent, prediction: Prediction) -> tuple[str, str, d
     }
     facts = {name: value for name, value in facts.items() if value is not None}
     if event.kind == "case_closed":
-        return event.kind, f"{asset}: case {event.number} is closed, all is well since {event.since_s:g}", facts
+        return event.kind, f"{asset}: case {event.number} is closed, all is well since {_when(event.since_s)}", facts
     why = f", mostly {next(iter(prediction.channels))}" if prediction.channels else ""
     what = f" ({prediction.label})" if prediction.label else ""
     return event.kind, f"{asset}: case {event.number} is open{what}{why}", facts
+
+
+def _when(time: float) -> str:
+    """Write a row's time: as a date where the time column is a clock, else its number."""
+    if not _CLOCK <= time < _CLOCK_END:
+        return f"{time:.10g}"
+    return rfc3339(datetime.fromtimestamp(time, timezone.utc))

@@ -151,8 +151,16 @@ def test_a_clock_that_jumps_back_a_day_begins_a_new_run() -> None:
     assert shown(grid) == [*range(1, 21), *range(23, 41)]  # two rows went to prove it
     assert grid.run.tolist() == [0] * 20 + [1] * 18
     assert grid.values[20, 1] == 0
-    assert gridder.facts[0] == ("clock", "the clock went back by 86397: a new run begins")
+    assert gridder.facts[0] == ("clock", "the clock went back by 1 day: a new run begins")
     assert kinds(gridder) == ["clock", "late"]
+
+
+def test_a_clock_is_told_in_days_and_other_counts_as_they_count() -> None:
+    gridder = Gridder(windowing(gap_s=600))
+    gridder.push(*rows(0, 1, 3601, *(k - 86400 for k in range(4))))
+    sentences = [sentence for _, sentence in gridder.facts]
+    assert sentences[0] == "silent for 1 hour, which is longer than gap_s (600): a new run begins"
+    assert sentences[1] == "the clock went back by 1.04 days: a new run begins"
 
 
 def test_one_stray_row_of_yesterday_moves_nothing() -> None:
