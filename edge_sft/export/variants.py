@@ -14,8 +14,8 @@ from edge_sft import durable
 from edge_sft.bundle.manifest import GOLDEN, GateResult
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.dataset import Dataset
-from edge_sft.errors import BugError, DataError, EdgeSftError
-from edge_sft.export import choosing, golden, half, onnx_from_checkpoint, pictures, quantize, ranges
+from edge_sft.errors import DataError, EdgeSftError
+from edge_sft.export import asking, choosing, golden, half, onnx_from_checkpoint, pictures, quantize, ranges
 from edge_sft.export.gating import Reference
 from edge_sft.export.int8 import Source, export_int8
 from edge_sft.export.quantize import Int8Variant
@@ -69,7 +69,7 @@ def export_variants(
     from edge_sft.models.inference import InferenceModule
 
     meta = files_of.read_meta(checkpoint)
-    _check_data(meta, dataset, checkpoint)
+    asking.require_same_data(meta, dataset, checkpoint, parts="pictures, labels", source="pictures")
     return export_module(
         InferenceModule(checkpoint),
         meta,
@@ -99,7 +99,7 @@ def export_module(
     progress.start("Exporting to ONNX", 1)
     fp32 = onnx_from_checkpoint.export_fp32(module, meta.task, out)
     progress.advance()
-    gates = [_fp32_gate(fp32, reference, progress)]
+    gates = [asking.fp32_gate(fp32, reference, progress)]
     if "fp16" in variants:
         gates.append(_fp16_gate(fp32, reference, out, progress))
     int8 = [variant for variant in get_args(Int8Variant) if variant in variants]
@@ -135,15 +135,6 @@ def read_export(directory: Path) -> ExportResult:
     return ExportResult(files, gates, directory / GOLDEN)
 
 
-def _check_data(meta: CheckpointMeta, dataset: Dataset, checkpoint: Path) -> None:
-    if dataset.fingerprint != meta.dataset_fingerprint:
-        raise DataError(
-            str(checkpoint),
-            f"was trained on other pictures, labels or splits than {dataset.root} holds now",
-            "Give the pictures it was trained on, or train again.",
-        )
-
-
 def _reference(
     module: nn.Module, meta: CheckpointMeta, dataset: Dataset, tolerance_points: float, progress: Progress
 ) -> Reference:
@@ -158,18 +149,8 @@ def _reference(
             answers.append(module(torch.from_numpy(images)).numpy())
             progress.advance(len(images))
     probabilities = np.concatenate(answers).astype(np.float32)
-    if not np.isfinite(probabilities).all():
-        raise DataError(
-            meta.name, "its checkpoint answers with NaN or infinity", "Train again with a lower learning rate."
-        )
+    asking.require_finite(meta, [probabilities])
     return Reference(meta.task, meta.rule, shown, probabilities, tolerance_points)
-
-
-def _fp32_gate(fp32: Path, reference: Reference, progress: Progress) -> GateResult:
-    gate = reference.prove("fp32", fp32, progress)
-    if not gate.passed:
-        raise BugError(str(fp32), f"does not equal the checkpoint ({gate.note})", "Please report this.")
-    return gate
 
 
 def _fp16_gate(fp32: Path, reference: Reference, out: Path, progress: Progress) -> GateResult:

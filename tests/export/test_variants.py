@@ -13,7 +13,7 @@ from edge_sft.bundle import keys, reading
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.dataset import Dataset
 from edge_sft.errors import BugError, DataError
-from edge_sft.export import gating, half, int8, pictures, quantize, ranges, variants
+from edge_sft.export import asking, gating, half, int8, pictures, quantize, ranges
 from edge_sft.export.bundling import bundle_from_checkpoint
 from edge_sft.export.gating import Reference
 from edge_sft.export.variants import ExportResult, export_module, read_export
@@ -140,7 +140,7 @@ def test_other_pictures_than_those_of_the_training_are_refused(
 ) -> None:
     fewer = dataclasses.replace(dataset, items=dataset.items[1:])
     with pytest.raises(DataError, match="trained on other pictures"):
-        variants._check_data(meta, fewer, tmp_path)
+        asking.require_same_data(meta, fewer, tmp_path, parts="pictures, labels", source="pictures")
 
 
 def test_without_validation_pictures_nothing_can_be_proved(meta: CheckpointMeta, dataset: Dataset) -> None:

@@ -43,6 +43,16 @@ class Run:
     sha256: str = ""
     failed: bool = True
 
+    def newest(self, ends: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return for each time [m] the row that is newest without being later (the oldest row where all are later).
+
+        Rows without a time are never chosen.
+        """
+        usable = np.flatnonzero(np.isfinite(self.time))
+        order = usable[np.argsort(self.time[usable], kind="stable")]
+        place = np.searchsorted(self.time[order], ends, side="right") - 1
+        return np.asarray(order[np.maximum(place, 0)], dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class SensorDataset:

@@ -13,8 +13,8 @@ from edge_sft import strict_toml
 from edge_sft.bundle.manifest import GateResult
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.sensors.dataset import SensorDataset
-from edge_sft.errors import BugError, DataError, EdgeSftError
-from edge_sft.export import half, onnx_from_checkpoint, quantize, ranges
+from edge_sft.errors import DataError, EdgeSftError
+from edge_sft.export import asking, half, onnx_from_checkpoint, quantize, ranges
 from edge_sft.export.int8 import Source, export_int8
 from edge_sft.export.quantize import Int8Variant
 from edge_sft.export.running import Arrays
@@ -66,7 +66,7 @@ def export_sensors(
     from edge_sft.models.sensors.inference import load
 
     meta = files_of.read_meta(checkpoint)
-    _check_data(meta, dataset, checkpoint)
+    asking.require_same_data(meta, dataset, checkpoint, parts="rows, groups", source="files")
     recipe = strict_toml.load(checkpoint / files_of.RECIPE, SensorRecipe)
     return export_module(
         load(checkpoint),
@@ -103,7 +103,7 @@ def export_module(
     progress.start("Exporting to ONNX", 1)
     fp32 = onnx_from_checkpoint.export_fp32(module, meta.task, out, _tensors(meta, shown.take([0, len(shown) - 1])))
     progress.advance()
-    gates = [_fp32_gate(fp32, reference, progress)]
+    gates = [asking.fp32_gate(fp32, reference, progress)]
     narrow = [variant for variant in get_args(VariantName) if variant in variants and variant != "fp32"]
     if narrow:
         ranged = windows.for_ranges(dataset, meta.windowing, local, _FOR_RANGES, progress)
@@ -112,15 +112,6 @@ def export_module(
     result = ExportResult(passed, tuple(gates), golden.write(reference, passed, out))
     write_gates(result, out)
     return result
-
-
-def _check_data(meta: CheckpointMeta, dataset: SensorDataset, checkpoint: Path) -> None:
-    if dataset.fingerprint != meta.dataset_fingerprint:
-        raise DataError(
-            str(checkpoint),
-            f"was trained on other rows, groups or splits than {dataset.root} holds now",
-            "Give the files it was trained on, or train again.",
-        )
 
 
 def _defaults(meta: CheckpointMeta, checkpoint: Path) -> Arrays:
@@ -156,10 +147,7 @@ def _reference(
                 said[name].append(answer.numpy())
             progress.advance(len(part))
     whole: Arrays = {name: np.concatenate(parts) for name, parts in said.items()}
-    if not all(np.isfinite(array).all() for array in whole.values()):
-        raise DataError(
-            meta.name, "its checkpoint answers with NaN or infinity", "Train again with a lower learning rate."
-        )
+    asking.require_finite(meta, whole.values())
     return SensorReference(meta.task, meta.policy, shown, whole, tolerance_points, cap)
 
 
@@ -178,13 +166,6 @@ def _tensors(meta: CheckpointMeta, shown: windows.Shown) -> tuple[torch.Tensor, 
 
     block = next(shown.blocks(len(shown)))
     return tuple(torch.from_numpy(np.ascontiguousarray(block[spec.name])) for spec in meta.task.inputs)
-
-
-def _fp32_gate(fp32: Path, reference: SensorReference, progress: Progress) -> GateResult:
-    gate = reference.prove("fp32", fp32, progress)
-    if not gate.passed:
-        raise BugError(str(fp32), f"does not equal the checkpoint ({gate.note})", "Please report this.")
-    return gate
 
 
 def _narrow_gates(

@@ -98,7 +98,7 @@ def _cut(
     parts, labels, lives, names = [], [], [], []
     for run, grid, rows in zip(runs, grids, kept, strict=True):
         parts.append(cut(windowing, grid, rows))
-        newest = _newest(run.time, grid.time[rows])
+        newest = run.newest(grid.time[rows])
         labels.append(np.full(len(rows), -1) if run.labels is None else run.labels[newest])
         lives.append(np.full(len(rows), np.nan) if run.rul is None else run.rul[newest])
         names += [run.id] * len(rows)
@@ -125,14 +125,6 @@ def shares(lengths: list[int], most: int) -> list[int]:
 def spread(length: int, count: int) -> NDArray[np.int64]:
     """Return ``count`` positions of ``length``, evenly, both ends among them."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(np.int64))
-
-
-def _newest(time: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return for each window's end the newest raw row that is not later (the oldest where all are later)."""
-    usable = np.flatnonzero(np.isfinite(time))
-    order = usable[np.argsort(time[usable], kind="stable")]
-    place = np.searchsorted(time[order], end, side="right") - 1
-    return np.asarray(order[np.maximum(place, 0)], dtype=np.int64)
 
 
 def _affordable(windowing: Windowing) -> int:

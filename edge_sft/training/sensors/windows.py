@@ -81,7 +81,7 @@ def pieces(
     for start in range(0, len(every), most or max(1, len(every))):
         rows = every[start:] if most is None else every[start : start + most]
         values, valid = cut(windowing, grid, rows)
-        newest = newest_row(run.time, grid.time[rows])
+        newest = run.newest(grid.time[rows])
         yield Windows(
             values=values,
             valid=valid,
@@ -92,19 +92,6 @@ def pieces(
             rul=None if run.rul is None else run.rul[newest],
             group=np.full(len(rows), group, dtype=np.int64),
         )
-
-
-def newest_row(time: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return for each grid time the raw row that is newest without being later (0 where all are later).
-
-    Args:
-        time: Raw times [n], not necessarily rising; rows without a time are never chosen.
-        end: Ends of grid steps [m].
-    """
-    usable = np.flatnonzero(np.isfinite(time))
-    order = usable[np.argsort(time[usable], kind="stable")]
-    place = np.searchsorted(time[order], end, side="right") - 1
-    return np.asarray(order[np.maximum(place, 0)], dtype=np.int64)
 
 
 def concatenated(parts: list[Windows], windowing: Windowing) -> Windows:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edge_sft.errors import BugError, DataError
-from edge_sft.export import half, quantize, ranges
-from edge_sft.export.sensors import front, variants, windows
+from edge_sft.export import asking, half, quantize, ranges
+from edge_sft.export.sensors import front, windows
 from edge_sft.export.variants import ExportResult, read_export
 from edge_sft.progress import Silent
 
@@ -148,7 +148,7 @@ def test_windows_are_shared_out_evenly_and_never_come_from_test(life: Any) -> No
 def test_other_rows_than_those_of_the_training_are_refused(life: Any, tmp_path: Path) -> None:
     fewer = dataclasses.replace(life.dataset, runs=life.dataset.runs[1:])
     with pytest.raises(DataError, match="trained on other rows"):
-        variants._check_data(life.meta, fewer, tmp_path)
+        asking.require_same_data(life.meta, fewer, tmp_path, parts="rows, groups", source="files")
 
 
 def test_without_validation_runs_or_truth_nothing_can_be_proved(life: Any, faults: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from edge_sft.errors import DataError, UserError
 from edge_sft.models.sensors import inference
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.training.sensors.fit import fit_sensors, training_key
-from edge_sft.training.sensors.windows import newest_row, windows_of
+from edge_sft.training.sensors.windows import windows_of
 
 CAP = 40.0
 CHANNELS = ("load", "wear", "noise")
@@ -176,7 +176,8 @@ class TestFromBase:
 
 def test_labels_belong_to_the_newest_row_that_a_step_saw():
     time = np.array([0.0, 1.0, 2.0, np.nan, 5.0, 4.0])
-    assert newest_row(time, np.array([-1.0, 0.0, 1.5, 4.0, 9.0])).tolist() == [0, 0, 1, 5, 4]
+    run = Run("a", "a", "a", "train", time, np.zeros((6, 1)))
+    assert run.newest(np.array([-1.0, 0.0, 1.5, 4.0, 9.0])).tolist() == [0, 0, 1, 5, 4]
 
 
 def test_windows_carry_what_is_known_of_their_rows():
