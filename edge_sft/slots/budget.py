@@ -39,7 +39,9 @@ class Level:
     def sentence(self) -> str:
         """Say what the run proves about it, and what it does not."""
         said = f"the healthy run of {_long(self.days)} would have opened {self.cases} cases"
-        return f"{said}: it proves no fewer than {most_a_day(self.cases, self.days):.2g} a day (95 %)"
+        most = most_a_day(self.cases, self.days)
+        number = f"{most:.0f}" if most >= 10 else f"{most:.2g}"
+        return f"{said}: that proves only that there are at most {number} a day (95 %)"
 
 
 def lowest(score: NDArray[np.float64], end: NDArray[np.float64], rule: AlarmRule, alarms_a_day: float) -> Level:
@@ -105,4 +107,6 @@ def _decided(verdict: Literal["ok", "nok"], score: float) -> Prediction:
 
 
 def _long(days: float) -> str:
-    return f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"
+    if days >= 2:
+        return f"{days:.1f} days"
+    return f"{24 * days:.1f} hours" if days >= 1 / 12 else f"{1440 * days:.0f} minutes"

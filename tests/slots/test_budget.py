@@ -48,7 +48,8 @@ def test_a_short_run_proves_little_and_says_so() -> None:
     score, end = scores(60)
     level = lowest(score, end, AlarmRule(), 1.0)
     assert level.cases == 0
-    assert "1.0 hours" in level.sentence()
+    assert "59 minutes" in level.sentence()
+    assert "at most 73 a day" in level.sentence()
     assert most_a_day(0, 1.0) == pytest.approx(2.996, abs=1e-2)
     assert most_a_day(3, 1.0) == pytest.approx(7.754, abs=1e-2)
     assert most_a_day(0, 0.0) == inf
