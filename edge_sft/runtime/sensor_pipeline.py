@@ -43,6 +43,7 @@ _STUCK_S = 10.0
 _BATCHES_MAX = 64  # between feed and work; then the source is held back
 _SAMPLES_MAX = 1000  # of one batch
 _GATHER_S = 0.004  # rows that come one by one go on together: a thousand wakes a second cost more than the work
+_CLOCK = 1e8  # seconds since 1970 are larger; below, rows count from their own beginning
 _BEHIND_S = 10.0  # from which it is said that rows are old when they come
 # The journal takes some thousands between two commits; a replay at full speed would outrun it.
 _UNFLUSHED_MAX = 2000
@@ -261,8 +262,8 @@ class SensorPipeline:
         )
         rule, threshold, now_s = rule_of(model.policy), threshold_of(model.policy), time.monotonic()
         if self._has_clock and not silent:
-            ages = sorted(due.captured.at.timestamp() - due.window.end for due in dues)
-            self._behind_s = ages[len(ages) // 2]  # one machine's wrong clock says nothing of the others
+            ages = sorted(due.captured.at.timestamp() - due.window.end for due in dues if due.window.end > _CLOCK)
+            self._behind_s = ages[len(ages) // 2] if ages else None  # one machine's wrong clock says nothing of others
         for due, prediction in zip(dues, predictions, strict=True):
             events = due.asset.decided(prediction, due.window.end, rule, threshold, now_s)
             if silent:
