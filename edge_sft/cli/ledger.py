@@ -117,7 +117,10 @@ def _ranges(spans: Iterable[tuple[int, int]]) -> str:
 def _export(book: Ledger, target: Path) -> None:
     import csv
 
-    fields = ("part_id", "name", "captured_at", "decided_at", "latency_ms", "verdict", "label", "score", "confidence")
+    fields = (
+        *("part_id", "asset", "name", "captured_at", "decided_at", "latency_ms", "verdict", "label"),
+        *("score", "confidence", "value", "low", "high"),
+    )
     count = 0
     try:
         with target.open("w", newline="", encoding="utf-8") as file:

@@ -48,6 +48,8 @@ def describe_case(event: CaseEvent, prediction: Prediction) -> tuple[str, str, d
         return event.kind, f"{asset}: case {event.number} is closed, all is well since {_when(event.since_s)}", facts
     why = f", mostly {next(iter(prediction.channels))}" if prediction.channels else ""
     what = f" ({prediction.label})" if prediction.label else ""
+    if prediction.value is not None:
+        what = f" ({prediction.value:.4g} left)"
     return event.kind, f"{asset}: case {event.number} is open{what}{why}", facts
 
 

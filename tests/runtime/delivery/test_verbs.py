@@ -67,6 +67,7 @@ def test_ledger_export(book, tmp_path):
         ("1", "part-1", "ok"),
         ("3", "part-3", "ok"),
     ]
+    assert {"asset", "value", "low", "high"} < set(rows[0])  # of sensors: which machine, and its remaining life
 
 
 def test_ledger_of_nothing_and_without_a_broker(tmp_path, free_port):
