@@ -31,7 +31,7 @@ def judge_values(recipe: SensorRecipe, runs: Sequence[Run], looks: Looks) -> Ite
         values = [run.values[:, i] for run in runs]
         yield from _dead(recipe, channel, runs, mine)
         stuck.update((channel.name, found) for found in _stuck(channel, runs, mine, i))
-        yield from _nothing(channel, runs, mine)
+        yield from _nothing(recipe, channel, runs, mine, i)
         yield from _outside(channel, runs, values)
         yield from _codes(channel, runs, values, mine)
         yield from _absurd(channel, runs, values, mine)
@@ -121,7 +121,9 @@ def _is_stuck(channel: ChannelSection, run: Run, look: ChannelLook, i: int) -> b
     return bool(not len(others) or others.mean() >= 0.5)
 
 
-def _nothing(channel: ChannelSection, runs: Sequence[Run], looks: Sequence[ChannelLook]) -> Iterator[Finding]:
+def _nothing(
+    recipe: SensorRecipe, channel: ChannelSection, runs: Sequence[Run], looks: Sequence[ChannelLook], i: int
+) -> Iterator[Finding]:
     held = [(run, look) for run, look in zip(runs, looks, strict=True) if 0 < look.present < look.rows]
     rows, empty = sum(look.rows for _, look in held), sum(look.rows - look.present for _, look in held)
     if not empty:
@@ -134,8 +136,22 @@ def _nothing(channel: ChannelSection, runs: Sequence[Run], looks: Sequence[Chann
         f"Channel '{channel.name}' has no value in {count(empty, 'row')} ({percent(share)}) of "
         f"{count(len(held), 'run')}; the longest stretch is {count(look.empty_rows, 'row')} in {run.id} from "
         f"{when(float(run.time[look.empty_start]))}.",
-        "A channel that speaks less often than the others keeps its value for window.hold_s.",
+        _hold(recipe, run, i),
         tuple(run.id for run, _ in held),
+    )
+
+
+def _hold(recipe: SensorRecipe, run: Run, i: int) -> str:
+    """Say for how long a channel's value must stand until its next one comes."""
+    steps = np.diff(run.time[np.isfinite(run.values[:, i])])
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    window = recipe.window
+    if usual <= max(window.period_s, window.hold_s):
+        return "A channel that speaks less often than the others keeps its value for window.hold_s."
+    clock = is_clock(float(run.time[0]))
+    return (
+        f"It speaks every {span(usual, clock=clock)}: set window.hold_s = {1.5 * usual:.3g} (it is {window.hold_s:g}) so "
+        "that its value stands until the next comes."
     )
 
 

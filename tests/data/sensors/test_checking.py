@@ -241,3 +241,13 @@ def test_a_file_of_a_type_that_cannot_be_read_here_stops_nobody(
         file.unlink()
     with pytest.raises(DeviceError, match="need PyArrow"):
         checked(plant.root)
+
+
+def test_a_slow_channel_is_told_how_long_its_value_must_stand(plant: Any, checked: Checked) -> None:
+    for i in range(8):
+        rows = plant.rows(i)
+        plant.write(f"m{i}.csv", [[a, b, "" if k % 10 else c, d] for k, (a, b, c, d) in enumerate(rows)])
+    (said,) = of(checked(plant.root), "nothing")
+    assert said.remedy.startswith("It speaks every 10 seconds: set window.hold_s = 15 (it is 0)")
+    (said,) = of(checked(plant.root, more="[window]\nhold_s = 15"), "nothing")
+    assert "hold_s =" not in said.remedy
