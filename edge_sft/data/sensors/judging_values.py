@@ -150,8 +150,8 @@ def _hold(recipe: SensorRecipe, run: Run, i: int) -> str:
         return "A channel that speaks less often than the others keeps its value for window.hold_s."
     clock = is_clock(float(run.time[0]))
     return (
-        f"It speaks every {span(usual, clock=clock)}: set window.hold_s = {1.5 * usual:.3g} (it is {window.hold_s:g}) so "
-        "that its value stands until the next comes."
+        f"It speaks every {span(usual, clock=clock)}: set window.hold_s = {1.5 * usual:.3g} (it is {window.hold_s:g}) "
+        "so that its value stands until the next comes."
     )
 
 
