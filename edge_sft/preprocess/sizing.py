@@ -83,7 +83,8 @@ def _bmp(content: bytes) -> PictureSize | None:
 
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _TIFF_ENTRIES = 4096  # libtiff takes no more in one directory
-_BIT_DEPTH, _KIND, _CHANNELS, _PALETTE = 258, 262, 277, 3
+_BIT_DEPTH, _COMPRESSION, _KIND, _CHANNELS, _PALETTE = 258, 259, 262, 277, 3
+_LOG_LUV = (34676, 34677)  # decodes to float32, whatever the depth says
 
 
 def _tiff(content: bytes) -> PictureSize | None:
@@ -106,7 +107,7 @@ def _tiff(content: bytes) -> PictureSize | None:
             (value,) = struct.unpack_from(order + _TIFF_NUMBERS[kind], content, value_at)
             tags[tag] = max(value, tags.get(tag, 0))
     channels = 3 if tags.get(_KIND) == _PALETTE else tags.get(_CHANNELS, 1)
-    pixel = channels * -(-tags.get(_BIT_DEPTH, 1) // 8)
+    pixel = channels * (4 if tags.get(_COMPRESSION) in _LOG_LUV else -(-tags.get(_BIT_DEPTH, 1) // 8))
     shapes = [(tags.get(257, 0), tags.get(256, 0)), (tags.get(323, 0), tags.get(322, 0))]
     height, width = max(shapes, key=lambda shape: shape[0] * shape[1])
     return PictureSize(height, width, pixel)

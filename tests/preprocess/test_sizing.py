@@ -22,6 +22,8 @@ GREY = COLOUR[:, :, 0].copy()
 
 
 def encoded(suffix: str, picture: np.ndarray) -> bytes:  # type: ignore[type-arg]
+    if not cv2.haveImageWriter(f"x{suffix}"):
+        pytest.skip(f"this OpenCV ({cv2.__version__}) writes no {suffix}: that its size is told right is not proved")
     return cv2.imencode(suffix, picture)[1].tobytes()
 
 
@@ -81,6 +83,16 @@ def _measured(content: bytes) -> None:
     assert size.height * size.width * size.pixel_bytes >= decoded.nbytes
 
 
+def test_damaged_avif_headers_never_crash() -> None:
+    content = encoded(".avif", GREY)
+    rng = np.random.default_rng(1)
+    for cut in range(0, len(content), 3):
+        picture_size(content[:cut])
+        broken = bytearray(content)
+        broken[cut] = int(rng.integers(0, 256))
+        picture_size(bytes(broken))
+
+
 def test_big_tiff_huge_tiles_and_boxed_jpeg_2000() -> None:
     def big(*tags: tuple[int, int]) -> bytes:
         entries = b"".join(
@@ -112,7 +124,7 @@ def test_a_line_scan_picture_of_the_limits_size_is_let_through() -> None:
 
 def test_damaged_headers_never_crash_nor_reach_the_decoder() -> None:
     rng = np.random.default_rng(1)
-    for content in [*BOMBS.values(), encoded(".avif", GREY)]:
+    for content in [*BOMBS.values(), encoded(".jp2", GREY)]:
         for cut in range(120):
             picture_size(content[:cut])
         for _ in range(300):
