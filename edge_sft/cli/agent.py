@@ -15,7 +15,10 @@ def init(
     out: Annotated[Path, typer.Argument(help="Where to write it.")] = _CONFIG,
     broker: Annotated[str, typer.Option(help="Broker as host:port.")] = "127.0.0.1:1883",
     source: Annotated[
-        str, typer.Option(help="folder:DIR, files:DIR, video:FILE or camera:NUMBER-OR-ADDRESS.")
+        str,
+        typer.Option(
+            help="folder:DIR, files:DIR, video:FILE or camera:NUMBER-OR-ADDRESS; rows: mqtt:TOPIC, replay:DIR."
+        ),
     ] = "folder:pictures",
     pipeline: Annotated[str, typer.Option(help="Name of the pipeline, as given to deploy.")] = "main",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,

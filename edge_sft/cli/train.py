@@ -20,7 +20,10 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; default all.")] = None,
 ) -> None:
-    """Teach a model your pictures or machines; run it again after an interruption and it goes on where it was."""
+    """Teach a model your pictures or machines. After an interruption run it again: the result is the same.
+
+    Pictures go on where they were; machines, a matter of minutes, begin anew.
+    """
     from edge_sft import recipe as recipes
     from edge_sft import sensor_recipe
     from edge_sft.data.reader import open_dataset
