@@ -25,8 +25,13 @@ CONFIG = {
 }
 
 
-def test_it_takes_the_tasks_inputs_and_gives_its_outputs():
-    module = build(TASK, WINDOWING, CONFIG).eval()
+ARCHITECTURES = pytest.mark.parametrize(("architecture", "members"), [("mlp", 3), ("tcn", 2), ("mlp+tcn", 4)])
+
+
+@ARCHITECTURES
+def test_it_takes_the_tasks_inputs_and_gives_its_outputs(architecture: str, members: int):
+    module = build(TASK, WINDOWING, {**CONFIG, "architecture": architecture, "members": members}).eval()
+    assert len(module.members.nets) == members
     value, quantiles = module(torch.randn(5, 20, 4), torch.ones(5, 20, 4))
     assert value.shape == (5,)
     assert quantiles.shape == (5, 2)
@@ -51,12 +56,13 @@ def test_what_is_no_sensor_model_is_refused():
         build(TASK.model_copy(update={"modality": "image"}), WINDOWING, CONFIG)
 
 
-def test_the_graph_has_only_what_every_runtime_takes(tmp_path: Path):
+@ARCHITECTURES
+def test_the_graph_has_only_what_every_runtime_takes(architecture: str, members: int, tmp_path: Path):
     onnx = pytest.importorskip("onnx")
     ort = pytest.importorskip("onnxruntime")
     from edge_sft.export.onnx_from_checkpoint import export_fp32
 
-    module = build(TASK, WINDOWING, CONFIG).eval()
+    module = build(TASK, WINDOWING, {**CONFIG, "architecture": architecture, "members": members}).eval()
     with torch.no_grad():
         module.front.normalise.centres.copy_(torch.tensor([[-1.0], [1.0]]))
     path = export_fp32(module, TASK, tmp_path)

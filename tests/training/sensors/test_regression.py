@@ -115,6 +115,15 @@ def test_missing_channels_short_windows_and_nan_bursts_still_give_an_estimate(ba
             assert all(torch.isfinite(out).all() for out in module(gone, mask))
 
 
+@pytest.mark.parametrize("architecture", ["mlp", "tcn"])
+def test_one_kind_of_net_alone_does_as_well(architecture: str, tmp_path: Path):
+    wanted = recipe(model={"architecture": architecture}, train={"steps": 100})
+    meta = fit_sensors(wanted, pumps(), tmp_path, recipe_text="")
+    assert meta.backbone == architecture
+    assert meta.metrics["val"]["rmse"] < 0.6 * meta.metrics["val"]["rmse_of_mean"]
+    assert len(inference.load(tmp_path).members.nets) == 3
+
+
 def test_one_machine_is_not_enough():
     with pytest.raises(DataError, match="has 1 training machines"):
         fit_sensors(recipe(), pumps(1), Path("nowhere"), recipe_text="")
@@ -143,33 +152,47 @@ def test_machines_that_did_not_fail_do_not_teach(tmp_path: Path):
     assert meta.metrics["cv"]["machines"] == 8
 
 
+@pytest.fixture(scope="module")
+def simple(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of one kind of nets: it is fine-tuned in a moment."""
+    out = tmp_path_factory.mktemp("base") / "checkpoint"
+    fit_sensors(recipe(model={"architecture": "mlp"}), pumps(), out, recipe_text="")
+    return out
+
+
 class TestFromBase:
     def fine(self, base: Path, dataset: SensorDataset, out: Path, **train: object) -> files.CheckpointMeta:
         wanted = recipe(model={"base": str(base)}, train={"steps": 60, **train})
         return fit_sensors(wanted, dataset, out, recipe_text="")
 
-    def test_one_machine_keeps_the_base(self, base: Path, tmp_path: Path):
-        meta = self.fine(base, pumps(1, first=50), tmp_path)
+    def test_one_machine_keeps_the_base(self, simple: Path, tmp_path: Path):
+        meta = self.fine(simple, pumps(1, first=50), tmp_path)
         assert meta.training["kept_base"]
         assert "too few" in meta.training["why"]
-        assert meta.weights_sha256 == files.read_meta(base).weights_sha256
+        assert meta.weights_sha256 == files.read_meta(simple).weights_sha256
 
-    def test_machines_that_are_like_the_bases_keep_it_or_do_no_worse(self, base: Path, tmp_path: Path):
-        meta = self.fine(base, pumps(6, first=60), tmp_path)
+    def test_machines_that_are_like_the_bases_keep_it_or_do_no_worse(self, simple: Path, tmp_path: Path):
+        meta = self.fine(simple, pumps(6, first=60), tmp_path)
         errors = meta.training["held_out_errors"]
         share = 1 - meta.training["base_share"]
         assert errors[f"{share:g}"] <= errors["0"]
 
-    def test_machines_of_another_kind_move_it(self, base: Path, tmp_path: Path):
+    def test_machines_of_another_kind_move_it(self, simple: Path, tmp_path: Path):
         other = pumps(10, shift=4.0, first=70)
-        meta = self.fine(base, other, tmp_path, steps=150, learning_rate=0.05)
+        meta = self.fine(simple, other, tmp_path, steps=150, learning_rate=0.05)
         assert not meta.training["kept_base"], meta.training["why"]
         errors = meta.training["held_out_errors"]
         assert min(errors.values()) < errors["0"]
         assert meta.metrics["test"]["rmse"] < 15
 
-    def test_a_base_of_another_family_is_refused(self, base: Path, tmp_path: Path):
-        wanted = recipe(model={"base": str(base)}, window={"length": 20})
+    def test_both_kinds_of_nets_are_fine_tuned(self, tmp_path: Path):
+        fit_sensors(recipe(train={"steps": 20}), pumps(), tmp_path / "base", recipe_text="")
+        meta = self.fine(tmp_path / "base", pumps(4, first=60), tmp_path / "fine", steps=5)
+        assert meta.backbone == "mlp+tcn"
+        assert set(meta.training["held_out_errors"]) == {"0", "0.25", "0.5", "0.75", "1"}
+
+    def test_a_base_of_another_family_is_refused(self, simple: Path, tmp_path: Path):
+        wanted = recipe(model={"base": str(simple)}, window={"length": 20})
         with pytest.raises(UserError, match="is of another family"):
             fit_sensors(wanted, pumps(), tmp_path, recipe_text="")
 
