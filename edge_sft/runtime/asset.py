@@ -81,6 +81,7 @@ class Asset:
             no decision), or ``online``. None of them means that the machine is healthy.
         case: Its alarm.
         missing: Channels that do not come.
+        mute: Channels that come without a number (empty, or text) for half a window or longer.
         why_not: Why the newest window was not decided; empty where it was.
     """
 
@@ -91,6 +92,7 @@ class Asset:
         self.missing: tuple[str, ...] = ()
         self.why_not = ""
         self.unknown: tuple[str, ...] = ()
+        self.mute: tuple[str, ...] = ()
         self._windowing = windowing
         self._width = len(windowing.channels)
         self._late_s = late_s
@@ -101,6 +103,9 @@ class Asset:
         self._held_rows = 0
         self._held_since_s = self._seen_s = self._began_s = self._complete_s = now_s
         self._column_seen_s = np.full(self._width, now_s)
+        self._spoke = np.full(self._width, math.nan)  # time of the newest row with a number, in the rows' own unit
+        self._spoke_all = self._heard = math.nan
+        self._patience = max(windowing.hold_s, windowing.length * windowing.period_s / 2)
         self._partial = False
         self._single = True
         self._decided_s = -math.inf
@@ -149,11 +154,34 @@ class Asset:
             return []
         held, self._held, self._held_rows = self._held, [], 0
         self._newest = -math.inf
-        grid = self.gridder.push(np.concatenate([t for t, _ in held]), np.concatenate([v for _, v in held]))
+        time, values = np.concatenate([t for t, _ in held]), np.concatenate([v for _, v in held])
+        self._listen(float(time[-1]), values)
+        grid = self.gridder.push(time, values)
         if len(grid) and self._windowing.order is None:
             steps = self._windowing.hop - (int(grid.index[-1]) + 1) % self._windowing.hop
             self._due = float(grid.time[-1]) + (steps + 0.5) * self._windowing.period_s
         return self._dues(self._buffer.push(grid))
+
+    def _listen(self, time: float, values: NDArray[np.float64]) -> None:
+        """Note which channels have brought a number; another order of time (a clock set back) begins anew."""
+        begins = not time >= self._heard - self._patience
+        self._heard = time if begins else max(time, self._heard)
+        known = np.isfinite(values).any(axis=0)
+        if begins or known.all():
+            self._spoke_all = self._heard
+        else:
+            self._spoke[known] = self._heard
+
+    def look_for_mute(self) -> tuple[str, ...] | None:
+        """Return the channels that bring no number, when that has changed; None otherwise."""
+        if self._spoke_all == self._heard and not self.mute:
+            return None
+        gone = np.fmax(self._spoke, self._spoke_all) + self._patience < self._heard
+        mute = tuple(one.name for one, is_gone in zip(self._windowing.channels, gone, strict=True) if is_gone)
+        if mute == self.mute:
+            return None
+        self.mute = mute
+        return mute
 
     def _dues(self, windows: list[Window]) -> list[Due]:
         if not windows:

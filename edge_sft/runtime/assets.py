@@ -158,6 +158,9 @@ class Fleet:
             missing = asset.look_for_missing(rule.stale_s, now_s)
             if missing is not None:
                 news.append(_about_channels(asset, missing))
+            mute = asset.look_for_mute()
+            if mute is not None:
+                news.append(_about_numbers(asset, mute))
             before = asset.health
             if asset.look(rule, now_s):
                 kind = "asset_online" if asset.health == "online" else f"asset_{asset.health}"
@@ -184,7 +187,7 @@ class Fleet:
         opened = late = 0
         for asset in assets:
             late += asset.late
-            if (asset.health != "online" or asset.missing) and len(not_online) < _NAMED_MAX:
+            if (asset.health != "online" or asset.missing or asset.mute) and len(not_online) < _NAMED_MAX:
                 not_online[asset.name] = _words(asset, rule)
             if asset.case.open:
                 opened += 1
@@ -249,12 +252,23 @@ def _about_channels(asset: Asset, missing: tuple[str, ...]) -> Change:
     return Change(asset.name, "channel_missing", f"channel {names} does not come{hint}; decided without it")
 
 
+def _about_numbers(asset: Asset, mute: tuple[str, ...]) -> Change:
+    if not mute:
+        return Change(asset.name, "numbers_back", "all channels bring numbers again")
+    names = ", ".join(f"'{name}'" for name in mute)
+    return Change(
+        asset.name, "channel_mute", f"no number comes for channel {names} (empty, or text); decided without it"
+    )
+
+
 def _words(asset: Asset, rule: AlarmRule) -> str:
     words = _WORDS[asset.health].format(stale=rule.stale_s, stuck=", ".join(asset.gridder.stuck))
     if asset.health == "undecided" and asset.why_not:
         words += f": {asset.why_not}"
     if asset.missing:
         words += f"; without {', '.join(asset.missing)}"
+    elif asset.mute:
+        words += f"; no number from {', '.join(asset.mute)}"
     return words
 
 

@@ -160,6 +160,22 @@ def test_names_from_the_network_do_not_fill_the_memory(how: Callable[..., Any], 
     assert len(fleet._columns) <= 1000
 
 
+def test_a_channel_that_brings_no_number_is_told_and_so_is_its_return(
+    rows: Callable[..., Rows], cut: Callable[..., list[Rows]], how: Callable[..., Any]
+) -> None:
+    fleet = Fleet(how(length=20, hold_s=0.0))  # half of its window is a second
+    one = rows("pump", 150)
+    one.values[50:55, 1] = np.nan  # no news: shorter
+    one.values[70:100, 1] = np.nan
+    told: list[tuple[str, str]] = []
+    for piece in cut(one, 30):
+        fleet.take([piece], _captured(), time.monotonic())
+        fleet.push()
+        told += [(c.kind, c.sentence) for c in fleet.look(RULE, time.monotonic()) if "number" in c.sentence]
+    assert [kind for kind, _ in told] == ["channel_mute", "numbers_back"]
+    assert told[0][1] == "no number comes for channel 'c1' (empty, or text); decided without it"
+
+
 def test_many_with_the_same_news_get_one_sentence_and_repeats_are_counted() -> None:
     told: list[tuple[str, str]] = []
     now = [0.0]
