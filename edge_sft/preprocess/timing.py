@@ -190,6 +190,7 @@ def _span(length: float, moment: float) -> str:
         return f"{length:g}"
     for unit, word in ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (0.0, "second")):
         if length >= 0.995 * unit:
-            number = f"{length / (unit or 1.0):.3g}"
+            count = length / (unit or 1.0)
+            number = f"{count:.3g}" if count < 100 else f"{count:,.0f}"
             return f"{number} {word}{'' if number == '1' else 's'}"
     return f"{length:g}"
