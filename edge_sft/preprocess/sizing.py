@@ -64,9 +64,26 @@ def _jpeg(content: bytes) -> PictureSize | None:
 
 
 def _png(content: bytes) -> PictureSize | None:
+    if not _chunks_fit(content):
+        return None
     width, height, depth, colour = struct.unpack_from(">IIBB", content, 16)
     channels = {0: 1, 2: 3, 3: 3}.get(colour, 4)
     return PictureSize(height, width, channels * (2 if depth == 16 else 1)) if content[12:16] == b"IHDR" else None
+
+
+def _chunks_fit(content: bytes) -> bool:
+    """Tell whether no chunk claims to be longer than the file: OpenCV takes that much memory first (4 GB, measured)."""
+    at = 8
+    for _ in range(_PNG_CHUNKS):
+        if at + 8 > len(content):
+            return True
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if kind == b"IEND":
+            return True
+        at += 12 + length
+        if at > len(content):
+            return False
+    return False
 
 
 def _bmp(content: bytes) -> PictureSize | None:
@@ -81,9 +98,11 @@ def _bmp(content: bytes) -> PictureSize | None:
     return PictureSize(abs(height), abs(width), 1 if grey else max(3, bits // 8))
 
 
+_PNG_CHUNKS = 1_000_000  # 512 MiB in the usual ones of 8 KiB are 65,536
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _TIFF_ENTRIES = 4096  # libtiff takes no more in one directory
-_BIT_DEPTH, _COMPRESSION, _KIND, _CHANNELS, _PALETTE = 258, 259, 262, 277, 3
+_BIT_DEPTH, _COMPRESSION, _KIND, _CHANNELS = 258, 259, 262, 277
+_GREYS = (0, 1)  # all other kinds of pixel decode to colours, also one number that points into a palette
 _LOG_LUV = (34676, 34677)  # decodes to float32, whatever the depth says
 
 
@@ -106,7 +125,7 @@ def _tiff(content: bytes) -> PictureSize | None:
                 (value_at,) = struct.unpack_from(order + ("Q" if big else "I"), content, value_at)
             (value,) = struct.unpack_from(order + _TIFF_NUMBERS[kind], content, value_at)
             tags[tag] = max(value, tags.get(tag, 0))
-    channels = 3 if tags.get(_KIND) == _PALETTE else tags.get(_CHANNELS, 1)
+    channels = max(tags.get(_CHANNELS, 1), 1 if tags.get(_KIND) in _GREYS else 3)
     pixel = channels * (4 if tags.get(_COMPRESSION) in _LOG_LUV else -(-tags.get(_BIT_DEPTH, 1) // 8))
     shapes = [(tags.get(257, 0), tags.get(256, 0)), (tags.get(323, 0), tags.get(322, 0))]
     height, width = max(shapes, key=lambda shape: shape[0] * shape[1])

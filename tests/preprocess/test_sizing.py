@@ -43,6 +43,15 @@ def test_a_bomb_is_refused_before_it_is_decoded(suffix: str, tmp_path: Path) -> 
     assert "scale it down" in refused.value.remedy
 
 
+def test_a_png_whose_chunk_claims_gigabytes_is_refused() -> None:
+    whole = encoded(".png", COLOUR)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="not a readable picture"):
+        decode_image(whole[:33] + b"\xf0\0\0\0" + whole[37:], source="x")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+    _measured(whole + b"the camera's own notes" * 9)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
 def test_bombs_of_the_same_make_that_are_small_do_decode(suffix: str) -> None:
     assert decode_image(bombs(300)[suffix], source="x").shape[:2] == (300, 300)
@@ -102,7 +111,11 @@ def test_big_tiff_huge_tiles_and_boxed_jpeg_2000() -> None:
         return b"MM\0+\0\x08\0\0" + (16).to_bytes(8, "big") + len(tags).to_bytes(8, "big") + entries
 
     assert picture_size(big((256, 50), (257, 40), (258, 16), (277, 3))) == (40, 50, 6)
-    assert picture_size(big((256, 50), (257, 40), (258, 8), (322, 60_000), (323, 70_000))) == (70_000, 60_000, 1)
+    assert picture_size(big((256, 50), (257, 40), (258, 8), (262, 1), (322, 60_000), (323, 70_000))) == (
+        70_000,
+        60_000,
+        1,
+    )
     boxed = encoded(".jp2", COLOUR)
     assert boxed[4:8] == b"jP  "
     assert picture_size(boxed) == (37, 61, 12)
