@@ -94,7 +94,7 @@ class Asset:
         self.unknown: tuple[str, ...] = ()
         self.mute: tuple[str, ...] = ()
         self._windowing = windowing
-        self._width = len(windowing.channels)
+        self.width = len(windowing.channels)
         self._late_s = late_s
         self._reorder = Reorder(late_s, jump_s)
         self.gridder = Gridder(windowing)
@@ -102,8 +102,8 @@ class Asset:
         self._held: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         self._held_rows = 0
         self._held_since_s = self._seen_s = self._began_s = self._complete_s = now_s
-        self._column_seen_s = np.full(self._width, now_s)
-        self._spoke = np.full(self._width, math.nan)  # time of the newest row with a number, in the rows' own unit
+        self._column_seen_s = np.full(self.width, now_s)
+        self._spoke = np.full(self.width, math.nan)  # time of the newest row with a number, in the rows' own unit
         self._spoke_all = self._heard = math.nan
         self._patience = max(windowing.hold_s, windowing.length * windowing.period_s / 2)
         self._partial = False
@@ -120,9 +120,9 @@ class Asset:
         """Take rows in order of arrival; return the windows that they complete."""
         self._note(columns, now_s)
         self._captured = captured
-        values = columns.aligned(values, self._width)
+        values = columns.aligned(values, self.width)
         if self._late_s:
-            time, values = stacked(self._reorder.push(time, values), self._width)
+            time, values = stacked(self._reorder.push(time, values), self.width)
         return self._hold(time, values, now_s)
 
     def _note(self, columns: Columns, now_s: float) -> None:
@@ -131,7 +131,7 @@ class Asset:
             self._complete_s = now_s
             return
         self._partial = True
-        self._single = len(columns.to) <= 1 < self._width
+        self._single = len(columns.to) <= 1 < self.width
         self._column_seen_s[columns.to] = now_s
         self.unknown = columns.unknown
 
@@ -193,14 +193,14 @@ class Asset:
         """Let go what has waited long enough: rows for later ones, rows for the next window."""
         dues: list[Due] = []
         if len(self._reorder) and now_s - self._seen_s >= self._late_s:
-            dues += self._hold(*stacked(self._reorder.drain(), self._width), now_s)
+            dues += self._hold(*stacked(self._reorder.drain(), self.width), now_s)
         if self._held and now_s - self._held_since_s >= _HELD_S:
             dues += self.push()
         return dues
 
     def finish(self) -> list[Due]:
         """Complete what is open: nothing more will come."""
-        dues = self._hold(*stacked(self._reorder.drain(), self._width), self._seen_s)
+        dues = self._hold(*stacked(self._reorder.drain(), self.width), self._seen_s)
         dues += self.push()
         return dues + self._dues(self._buffer.push(self.gridder.flush()))
 
@@ -291,7 +291,7 @@ class Asset:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return grid, window and late rows; call `push` first."""
-        parts = {"g": self.gridder.state(), "b": self._buffer.state(), "r": self._reorder.state(self._width)}
+        parts = {"g": self.gridder.state(), "b": self._buffer.state(), "r": self._reorder.state(self.width)}
         return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:

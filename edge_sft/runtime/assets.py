@@ -256,9 +256,8 @@ def _about_numbers(asset: Asset, mute: tuple[str, ...]) -> Change:
     if not mute:
         return Change(asset.name, "numbers_back", "all channels bring numbers again")
     names = ", ".join(f"'{name}'" for name in mute)
-    return Change(
-        asset.name, "channel_mute", f"no number comes for channel {names} (empty, or text); decided without it"
-    )
+    left = "decided without" if len(mute) < asset.width else "nothing is left to decide by"
+    return Change(asset.name, "channel_mute", f"no number comes for channel {names} (empty, or text); {left}")
 
 
 def _words(asset: Asset, rule: AlarmRule) -> str:

