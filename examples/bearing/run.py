@@ -23,7 +23,6 @@ HERE = Path(__file__).parent
 KEY = re.compile(r"^(\d+)_(IR|OR|B)(@\d+)?_(\d+)_DE12$")
 FAULTS = {"IR": "inner", "OR": "outer", "B": "ball"}
 STEPS = (
-    "check recipe.toml --html check.html",
     "build recipe.toml --out runs",
     "deploy runs/bearing-0.1.0.edge --to local --profile device.toml",
     "predict runs/bearing-0.1.0.edge recordings/ball-21_1730rpm.npy",

@@ -23,7 +23,6 @@ CHANNELS = (*(f"xmeas{number}" for number in range(1, 42)), *(f"xmv{number}" for
 FAULT_FROM = 160  # rows of a test run before its fault begins
 STEP_S = 180
 STEPS = (
-    "check recipe.toml --html check.html",
     "build recipe.toml --out runs",
     "deploy runs/process-0.1.0.edge --to local --profile device.toml",
     "commission runs-of-the-plant/normal-day.csv",

@@ -21,7 +21,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COLUMNS = ("unit", "cycle", "op1", "op2", "op3", *(f"s{number}" for number in range(1, 22)))
 STEPS = (
-    "check recipe.toml --html check.html",
     "build recipe.toml --out runs",
     "deploy runs/turbofan-0.1.0.edge --to local --profile device.toml",
     "predict runs/turbofan-0.1.0.edge --last engines/test-001.csv engines/test-002.csv engines/test-003.csv",
