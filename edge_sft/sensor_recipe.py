@@ -56,7 +56,7 @@ SensorTask = Annotated[FaultTask | AnomalyTask | RulTask, Field(discriminator="k
 class ChannelSection(_Section):
     """One channel: ``column`` in the files (default: its name), unit, plausible limits.
 
-    ``scale`` and ``offset`` bring another unit into this one: value × scale + offset.
+    ``scale`` and ``offset`` bring another unit into this one, in training and on the line: value × scale + offset.
     """
 
     name: str
@@ -65,8 +65,8 @@ class ChannelSection(_Section):
     low: float | None = None
     high: float | None = None
     stuck_s: float | None = Field(default=None, gt=0)
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    offset: float = Field(default=0.0, allow_inf_nan=False)
 
 
 class EventsSection(_Section):
@@ -254,7 +254,7 @@ class SensorRecipe(_Section):
     def windowing(self) -> Windowing:
         """Return how rows become windows, as the value that training and device share."""
         channels = tuple(
-            Channel(name=c.name, unit=c.unit, low=c.low, high=c.high, stuck_s=c.stuck_s) for c in self.data.channels
+            Channel(**{name: getattr(c, name) for name in Channel.model_fields}) for c in self.data.channels
         )
         return Windowing(channels=channels, **{name: getattr(self.window, name) for name in WindowSection.model_fields})
 

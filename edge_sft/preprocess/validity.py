@@ -24,6 +24,9 @@ class Validity:
 
     def __init__(self, windowing: Windowing) -> None:
         channels = windowing.channels
+        self._scale = np.array([c.scale for c in channels])
+        self._offset = np.array([c.offset for c in channels])
+        self._converts = bool((self._scale != 1.0).any() or (self._offset != 0.0).any())
         self._low = np.array([-_LARGEST if c.low is None else max(c.low, -_LARGEST) for c in channels])
         self._high = np.array([_LARGEST if c.high is None else min(c.high, _LARGEST) for c in channels])
         self.watched = np.array([i for i, c in enumerate(channels) if c.stuck_s is not None], dtype=np.intp)
@@ -36,8 +39,17 @@ class Validity:
         self.since = np.full(self.watched.size, np.nan)
         self.stuck = np.zeros(self.watched.size, dtype=np.bool_)
 
+    def in_units(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return raw values [n, C] in their channels' units."""
+        if not self._converts:
+            return values
+        with np.errstate(invalid="ignore", over="ignore"):
+            converted: NDArray[np.float64] = values * self._scale + self._offset
+        return converted
+
     def plausible(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the values [n, C] with NaN for those outside the limits; keeps no state."""
+        """Return raw values [n, C] in their units, with NaN for those outside the limits; keeps no state."""
+        values = self.in_units(values)
         with np.errstate(invalid="ignore"):
             usable = (values >= self._low) & (values <= self._high)
         return values if usable.all() else np.where(usable, values, np.nan)

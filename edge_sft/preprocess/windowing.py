@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Channel(BaseModel):
-    """One column of the window. A value outside [low, high] or not changing for ``stuck_s`` is not valid."""
+    """One column of the window. A value outside [low, high] or not changing for ``stuck_s`` is not valid.
+
+    Rows, of files and of the stream alike, hold values of which value × ``scale`` + ``offset`` is in ``unit``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -17,11 +20,15 @@ class Channel(BaseModel):
     low: float | None = None
     high: float | None = None
     stuck_s: float | None = Field(default=None, gt=0)
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    offset: float = Field(default=0.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _consistent(self) -> Channel:
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError("low must be below high")
+        if self.scale == 0:
+            raise ValueError("scale must not be 0: every value would be the same")
         return self
 
 

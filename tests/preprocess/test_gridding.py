@@ -297,3 +297,22 @@ def test_what_was_given_is_not_changed() -> None:
         gridder.push(time[row : row + 1], values[row : row + 1])
     gridder.push(time + 10, values)
     assert (values == before).all()
+
+
+def test_scale_and_offset_bring_rows_into_the_channels_unit_before_its_limits() -> None:
+    channel = Channel(name="c0", unit="°C", low=-1, high=40, scale=5 / 9, offset=-160 / 9)
+    moments = START + np.arange(4.0)
+    fahrenheit = np.array([[32.0], [50.0], [212.0], [68.0]])
+    whole = grid_run(Windowing(channels=(channel,), period_s=1.0, length=4), moments, fahrenheit)
+    assert shown(whole) == pytest.approx([0.0, 10.0, None, 20.0], abs=1e-6)
+    gridder = Gridder(Windowing(channels=(channel,), period_s=1.0, length=4))
+    pieces = Grid.joined(
+        [*(gridder.push(moments[i : i + 1], fahrenheit[i : i + 1]) for i in range(4)), gridder.flush()], 1
+    )
+    assert pieces.values.tobytes() == whole.values.tobytes()
+    assert fahrenheit[0, 0] == 32.0, "the rows themselves stay as they came"
+
+
+def test_a_scale_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale must not be 0"):
+        Channel(name="c0", scale=0.0)

@@ -16,6 +16,7 @@ from edge_sft.data.sensors.judging_time import judge_time
 from edge_sft.data.sensors.judging_units import judge_units
 from edge_sft.data.sensors.judging_values import judge_values
 from edge_sft.data.sensors.looking import ChannelLook, envelope, look_at_channel, look_at_time
+from edge_sft.preprocess.validity import Validity
 from edge_sft.progress import Progress, Silent
 from edge_sft.sensor_recipe import ChannelSection, SensorRecipe
 
@@ -36,7 +37,8 @@ def check_sensors(
         dataset: As `open_sensor_dataset` made it.
         progress: Told about every run.
     """
-    runs = dataset.runs
+    validity = Validity(recipe.windowing())
+    runs = tuple(replace(run, values=validity.in_units(run.values)) for run in dataset.runs)
     progress.start("Looking at channels", len(runs))
     times, looks = [], []
     for run in runs:

@@ -204,9 +204,6 @@ def _part(
             if name in table.columns:
                 values[:, i] = table.columns[name][rows]
         missing = tuple(c.name for c, name in zip(data.channels, names, strict=True) if name not in table.columns)
-    for i, channel_section in enumerate(data.channels):
-        if channel_section.scale != 1.0 or channel_section.offset != 0.0:
-            values[:, i] = values[:, i] * channel_section.scale + channel_section.offset
     return Part(
         file=table.name,
         run=run,

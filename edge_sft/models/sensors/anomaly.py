@@ -6,6 +6,7 @@ from one test bed's healthy day found .02–.23 F1 on its other days, each day's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +25,7 @@ METHODS = {
 }
 STATISTICS = 3  # mean, standard deviation, slope
 _TINY = 1e-6
+_HALF = 0.5
 
 
 class WindowStatistics(nn.Module):
@@ -31,16 +33,25 @@ class WindowStatistics(nn.Module):
 
     Forward: ``window``, ``valid`` float32 [N,T,C], ``mean``, ``std`` float32 [C] (std > 0) → ``features`` float32
     [N, 3·C] (all means, then all deviations, then all slopes; 0 where a channel is missing) and ``seen`` float32
-    [N, C], 1 where a channel has a valid value. The slope is the least-squares change from the window's middle to
-    its end.
+    [N, C], 1 where a channel is there. The slope is the least-squares change from the window's middle to its end.
 
-    Only elementwise operators and sums over T: TensorRT takes them, the only constants are T time steps.
+    A channel counts as missing when it has no valid value, or less than half of what it usually has beside the others:
+    few values have statistics of their own, and a sensor that drops out would look like a fault of the machine.
+
+    Only elementwise operators and sums over T: TensorRT takes them, the only constants are T time steps and C shares.
+
+    Args:
+        length: Grid steps T.
+        usual: Share of valid steps that each channel usually has, 1/T to 1; None = one valid value is enough.
     """
 
     time: Tensor
+    per_usual: Tensor | None
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, usual: Sequence[float] | None = None) -> None:
         super().__init__()
+        per_usual = None if usual is None else 1.0 / (length * torch.tensor(usual).reshape(1, -1))
+        self.register_buffer("per_usual", per_usual, persistent=False)  # not in checkpoints: the config says it
         steps = torch.linspace(-1.0, 1.0, length) if length > 1 else torch.zeros(1)
         self.register_buffer("time", steps.reshape(1, length, 1))
 
@@ -49,6 +60,9 @@ class WindowStatistics(nn.Module):
         z = (window - mean) / std * valid
         count = valid.sum(dim=1)
         seen = torch.clamp(count, max=1.0)
+        if self.per_usual is not None:
+            filled = count * self.per_usual
+            seen = seen * (filled >= _HALF * filled.amax(dim=1, keepdim=True)).to(seen.dtype)
         n = torch.clamp(count, min=1.0)
         centre = z.sum(dim=1) / n
         middle = (self.time * valid).sum(dim=1) / n
@@ -56,7 +70,7 @@ class WindowStatistics(nn.Module):
         lever = (self.time - middle.unsqueeze(1)) * valid
         spread = torch.sqrt((apart * apart).sum(dim=1) / n + _TINY)
         slope = (lever * apart).sum(dim=1) / ((lever * lever).sum(dim=1) + _TINY)
-        return torch.cat([centre, spread * seen, slope], dim=1), seen
+        return torch.cat([centre * seen, spread * seen, slope * seen], dim=1), seen
 
 
 def shares(evidence: Tensor) -> Tensor:
@@ -74,7 +88,7 @@ def watched(seen: Tensor, each: int = STATISTICS) -> Tensor:
 
 def build(task: Task, windowing: Windowing, config: dict[str, Any]) -> nn.Module:
     """Build the module of an anomaly checkpoint; ``config`` holds ``architecture``, ``clip`` and, where there
-    are examples, ``neighbours`` and ``sharp``; for the encoder ``embedding`` and ``shape``.
+    are examples, ``neighbours`` and ``sharp``; for the encoder ``embedding`` and ``shape``; ``usual`` where known.
 
     Raises:
         UserError: The architecture is none of `METHODS`.

@@ -111,5 +111,5 @@ def _sharp(by_channel: Tensor, seen: Tensor) -> Tensor:
 def build(config: dict[str, Any]) -> BankAnomaly:
     """Rebuild the module from its config: ``length``, ``channels``, ``neighbours``, ``clip``, ``sharp``."""
     length, channels, neighbours = (int(config[name]) for name in ("length", "channels", "neighbours"))
-    front = WindowStatistics(length)
+    front = WindowStatistics(length, config.get("usual"))
     return BankAnomaly(front, STATISTICS, channels, neighbours, float(config["clip"]), sharp=bool(config["sharp"]))

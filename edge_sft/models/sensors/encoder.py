@@ -8,6 +8,7 @@ cannot tell a hot bearing from a cold one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ _PLANES = 2  # values, and where they are valid
 _LONG = 64  # patches of more steps are halved in time by the first two layers: a fourth of the work
 _LIMIT = 10.0  # a wild value says "far out" and no more
 _WIDTH = 4  # channels inside the net, times the embedding
-_TINY = 1e-6
+_TINY = 1e-4  # a channel that moves by less than a hundredth of its deviation stands still: no shape to enlarge
 
 
 class PatchEncoder(nn.Module):
@@ -59,11 +60,12 @@ class EncodedWindows(nn.Module):
     Args:
         length: Grid steps T.
         embedding: Numbers E a channel.
+        usual: As for `WindowStatistics`.
     """
 
-    def __init__(self, length: int, embedding: int) -> None:
+    def __init__(self, length: int, embedding: int, usual: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.statistics = WindowStatistics(length)
+        self.statistics = WindowStatistics(length, usual)
         self.encoder = PatchEncoder(length, embedding)
         self.length = length
         self.embedding = embedding
@@ -98,5 +100,6 @@ def build(config: dict[str, Any]) -> BankAnomaly:
     )
     each, shape = STATISTICS + embedding, float(config["shape"])
     importance = (each * (1 - shape) / STATISTICS,) * STATISTICS + (each * shape / embedding,) * embedding
-    front, clip, sharp = EncodedWindows(length, embedding), float(config["clip"]), bool(config["sharp"])
+    front = EncodedWindows(length, embedding, config.get("usual"))
+    clip, sharp = float(config["clip"]), bool(config["sharp"])
     return BankAnomaly(front, each, channels, neighbours, clip, sharp=sharp, importance=importance)

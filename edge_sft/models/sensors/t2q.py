@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ class ComponentsAnomaly(nn.Module):
     at the centre; what is left is scaled up to the whole.
     """
 
-    def __init__(self, length: int, channels: int, clip: float) -> None:
+    def __init__(self, length: int, channels: int, clip: float, usual: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.statistics = WindowStatistics(length)
+        self.statistics = WindowStatistics(length, usual)
         self.channels = channels
         self.clip = clip
 
@@ -50,4 +51,5 @@ class ComponentsAnomaly(nn.Module):
 
 def build(config: dict[str, Any]) -> ComponentsAnomaly:
     """Rebuild the module from its config: ``length``, ``channels``, ``clip``."""
-    return ComponentsAnomaly(int(config["length"]), int(config["channels"]), float(config["clip"]))
+    length, channels = int(config["length"]), int(config["channels"])
+    return ComponentsAnomaly(length, channels, float(config["clip"]), config.get("usual"))

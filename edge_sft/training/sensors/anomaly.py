@@ -67,8 +67,10 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     _check(recipe)
     name, tried = _choose(recipe, dataset, progress)
     encoder = _encoder(recipe, dataset.split("train"), progress) if name == ENCODER else None
-    task, module, policy, config = assemble(recipe, name, encoder)
-    judged = {split: _judge(recipe, name, dataset.split(split), split, progress, encoder) for split in _SPLITS}
+    task, module, policy, config = assembled = assemble(
+        recipe, name, encoder, usual=usual_shares(recipe, dataset.split("train"))
+    )
+    judged = {split: _judge(recipe, assembled, dataset.split(split), split, progress) for split in _SPLITS}
     scores: dict[str, NDArray[Any]] = {}
     for split, runs in judged.items():
         if split != "train":
@@ -88,15 +90,34 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
 
 
 _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+Assembled = tuple[Task, nn.Module, AnomalyPolicy, dict[str, Any]]
+
+
+def usual_shares(recipe: SensorRecipe, runs: Sequence[Run]) -> tuple[float, ...]:
+    """Return which share of its steps each channel usually has a valid value for, beside the fullest one."""
+    windowing = recipe.windowing()
+    shares = []
+    for run in runs:
+        valid = cut_run(windowing, run).valid
+        counts = valid[spread(len(valid), _DEFAULT_WINDOWS)].sum(axis=1, dtype=np.float64)
+        shares.append(counts / np.maximum(counts.max(axis=1, keepdims=True), 1.0))
+    if not any(map(len, shares)):
+        return (1.0,) * len(windowing.names)
+    usual = np.median(np.concatenate(shares), axis=0)
+    return tuple(float(one) for one in np.clip(usual, 1.0 / windowing.length, 1.0))
 
 
 def assemble(
-    recipe: SensorRecipe, name: str, encoder: nn.Module | None = None, shape: float = SHAPE
-) -> tuple[Task, nn.Module, AnomalyPolicy, dict[str, Any]]:
+    recipe: SensorRecipe,
+    name: str,
+    encoder: nn.Module | None = None,
+    shape: float = SHAPE,
+    usual: tuple[float, ...] | None = None,
+) -> Assembled:
     """Return task, module (eval), default policy and config of one of the methods with a recipe's settings.
 
     ``encoder`` is the learnt net of the method of that name, ``shape`` its share of the evidence; the others have
-    nothing learnt in them.
+    nothing learnt in them. ``usual`` is what `usual_shares` found.
     """
     windowing = recipe.windowing()
     each = STATISTICS + (recipe.model.embedding if name == ENCODER else 0)
@@ -110,6 +131,8 @@ def assemble(
     sharp = len(windowing.names) > _MANY_CHANNELS
     config: dict[str, Any] = {"architecture": name, "neighbours": recipe.model.neighbours, "clip": rule.clip}
     config["sharp"] = sharp
+    if usual is not None:
+        config["usual"] = list(usual)
     if name == ENCODER:
         config |= {"embedding": recipe.model.embedding, "shape": shape}
     module = build(task, windowing, config)
@@ -147,7 +170,11 @@ def _choose(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) ->
     if not runs:
         return "bank", {}
     chosen = [runs[index] for index in spread(len(runs), _CHOICE_RUNS)]
-    judged = {name: _judge(recipe, name, chosen, f"train, {name}", progress) for name in METHODS if name != ENCODER}
+    judged = {
+        name: _judge(recipe, assemble(recipe, name), chosen, f"train, {name}", progress)
+        for name in METHODS
+        if name != ENCODER
+    }
     unheard = _by_unheard(recipe, dataset.split("train"), chosen, progress)
     found = {name: numbers(ones) for name, ones in (judged | ({ENCODER: unheard} if unheard else {})).items()}
     tried = {name: values["auroc"] for name, values in found.items() if "auroc" in values}
@@ -167,7 +194,7 @@ def _by_unheard(recipe: SensorRecipe, train: Sequence[Run], chosen: Sequence[Run
         left = [run for run in chosen if run.group in out]
         if left:
             encoder = _encoder(recipe, [run for run in train if run.group not in out], progress)
-            judged += _judge(recipe, ENCODER, left, f"train, {ENCODER}", progress, encoder)
+            judged += _judge(recipe, assemble(recipe, ENCODER, encoder), left, f"train, {ENCODER}", progress)
     return judged
 
 
@@ -180,14 +207,9 @@ def _features(recipe: SensorRecipe) -> int:
 
 
 def _judge(
-    recipe: SensorRecipe,
-    name: str,
-    runs: Sequence[Run],
-    title: str,
-    progress: Progress,
-    encoder: nn.Module | None = None,
+    recipe: SensorRecipe, assembled: Assembled, runs: Sequence[Run], title: str, progress: Progress
 ) -> list[Judged]:
-    task, module, policy, _ = assemble(recipe, name, encoder)
+    task, module, policy, _ = assembled
     infer = asker(module, task)
     progress.start(f"judging {title}", len(runs))
     judged = []

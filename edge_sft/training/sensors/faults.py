@@ -19,6 +19,7 @@ from edge_sft.models.sensors.normalise import Normaliser
 from edge_sft.models.sensors.regressor import lifelong
 from edge_sft.models.sensors.views import MIN_LENGTH, NAMES
 from edge_sft.policy import Policy
+from edge_sft.preprocess.validity import Validity
 from edge_sft.progress import Progress
 from edge_sft.recipe import PolicySection
 from edge_sft.sensor_recipe import FaultTask, SensorRecipe
@@ -174,16 +175,16 @@ def fronts_of(recipe: SensorRecipe, runs: tuple[Run, ...], names: tuple[str, ...
     fronts = Fronts(windowing, names, config).eval()
     if normaliser is not None and fronts.normalise is not None:
         fronts.normalise.load_state_dict(normaliser.state_dict())
-    _set_usual_speed(fronts, runs)
+    _set_usual_speed(fronts, runs, Validity(recipe.windowing()))
     return fronts, config
 
 
-def _set_usual_speed(fronts: Fronts, runs: tuple[Run, ...]) -> None:
+def _set_usual_speed(fronts: Fronts, runs: tuple[Run, ...], validity: Validity) -> None:
     """Where a window lacks its speed, the training machines' mean stands in."""
     eyes = fronts.eyes
     if eyes is None or eyes.layout.speed is None or not runs:
         return
-    speeds = np.abs(np.concatenate([run.values[:, eyes.layout.speed] for run in runs]))
+    speeds = np.abs(np.concatenate([validity.in_units(run.values)[:, eyes.layout.speed] for run in runs]))
     if np.isfinite(speeds).any():
         eyes.usual.fill_(float(np.nanmean(speeds)) * eyes.spectrum.n * eyes.layout.period_s / 60.0)
 

@@ -34,7 +34,8 @@ def task_of(name: str) -> Task:
 
 
 def module_of(name: str, **more: Any) -> torch.nn.Module:
-    config = {"architecture": name, "neighbours": 5, "clip": 30.0, "sharp": False, "embedding": E, "shape": 0.5, **more}
+    config = {"architecture": name, "neighbours": 5, "clip": 30.0, "sharp": False, "embedding": E, "shape": 0.5}
+    config |= {"usual": [1.0] * C, **more}
     torch.manual_seed(0)
     return build(task_of(name), windowing(), config)
 
@@ -124,6 +125,36 @@ def test_a_missing_channel_neither_alarms_nor_hides_the_others(name: str) -> Non
     windows[:, :, 0] += 8
     wrong, _, _ = ask(name, windows * valid, valid)
     assert wrong.min() > before.max()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_channel_that_drops_out_or_comes_back_is_no_fault_of_the_machine(name: str) -> None:
+    """Every state between there and gone: a few values have statistics of their own."""
+    windows = healthy(30, seed=1)
+    windows[:, :, 2] += torch.linspace(-1, 1, T)  # its level drifts within the window: part of it is not the whole
+    before, _, _ = ask(name, windows)
+    for kept in range(T):
+        for there in (slice(0, kept), slice(T - kept, T)):
+            valid = torch.ones_like(windows)
+            valid[:, :, 2] = 0
+            valid[:, there, 2] = 1
+            score, _, _ = ask(name, windows * valid, valid)
+            assert score.median() < 2 * before.median(), (kept, there)
+            assert torch.isfinite(score).all()
+
+
+def test_a_slow_channel_is_there_as_often_as_it_usually_is() -> None:
+    front = WindowStatistics(T, [1.0, 1.0, 0.25])
+    window = healthy(2)
+    valid = torch.ones_like(window)
+    valid[:, :, 2] = 0
+    valid[:, [1, 5], 2] = 1
+    assert front(window * valid, valid, torch.zeros(C), torch.ones(C))[1].tolist() == [[1.0, 1.0, 1.0]] * 2
+    valid[:, 5, 2] = 0
+    assert front(window * valid, valid, torch.zeros(C), torch.ones(C))[1].tolist() == [[1.0, 1.0, 0.0]] * 2
+    valid[:, : T // 2] = 0  # a young window: all have less
+    valid[:, T - 1, 2] = 1
+    assert front(window * valid, valid, torch.zeros(C), torch.ones(C))[1].tolist() == [[1.0, 1.0, 1.0]] * 2
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
