@@ -262,8 +262,8 @@ def _about_numbers(asset: Asset, mute: tuple[str, ...]) -> Change:
 
 def _words(asset: Asset, rule: AlarmRule) -> str:
     words = _WORDS[asset.health].format(stale=rule.stale_s, stuck=", ".join(asset.gridder.stuck))
-    if asset.health == "undecided" and asset.why_not:
-        words += f": {asset.why_not}"
+    if asset.health == "undecided":
+        words += f": {asset.why_not or 'too little of the window is valid yet'}"
     if asset.missing:
         words += f"; without {', '.join(asset.missing)}"
     elif asset.mute:

@@ -167,6 +167,9 @@ def _values(seen: Sighted, path: Path, here: Path | None) -> tuple[dict[str, Any
     _events(seen, values, remarks, here)
     _groups(seen, values, remarks)
     values["window.period_s"] = seen.step
+    if seen.long is not None:
+        values["window.hold_s"] = 2 * seen.step
+        remarks["window.hold_s"] = ["Channels come one by one: each stands until its next value is due."]
     if values["task.kind"] == "regression":
         values |= {"window.length": 100, "window.min_valid": 0.01}
         remarks["window.min_valid"] = ["Windows begin with a machine's first row; a small share decides early on."]

@@ -216,7 +216,7 @@ def _roles(
         by_sensor=_by_sensor([[c.name for c in found] for found in seen], time, channels),
         folders=tuple(sorted({name.rpartition("/")[0] for name, _ in listing.files})),
         events=events,
-        step=_step(time),
+        step=_step(time, [one for one in (run, group, long[0] if long else None) if one is not None]),
         recordings=len(listing.files) if len(listing.files) > 1 else _recordings(listing.files[0][1]),
     )
 
@@ -236,10 +236,15 @@ def _rising(column: Column) -> bool:
     return bool((steps > 0).any()) and bool((steps >= 0).mean() > 0.9)
 
 
-def _step(time: Column | None) -> float:
+def _step(time: Column | None, apart: Sequence[Column]) -> float:
+    """Return how far rows lie apart that belong together: of one machine, run and, in long layout, channel."""
     if time is None:
         return 1.0
-    steps = np.diff(times.parse(np.array(time.filled, dtype=object)))
+    moments = times.parse(np.array(time.cells, dtype=object))
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for row, key in enumerate(zip(*(column.cells for column in apart), strict=False) if apart else [()] * len(moments)):
+        rows.setdefault(key, []).append(row)
+    steps = np.concatenate([np.diff(moments[of_one]) for of_one in rows.values()] or [np.zeros(0)])
     forward = steps[steps > 0]
     return float(f"{np.median(forward):.6g}") if len(forward) else 1.0
 

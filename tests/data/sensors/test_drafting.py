@@ -80,6 +80,18 @@ def test_labels_long_rows_and_folders(plant: Any, tmp_path: Path) -> None:
     recipe = drafted(plant.root)
     assert (recipe.data.layout, [c.name for c in recipe.data.channels]) == ("long", ["temp", "flow"])
     assert len(open_sensor_dataset(recipe).runs) == 4
+    plant.root = tmp_path / "historian"  # each tag at its own moment, machines mixed: no two rows are a period apart
+    tags = [
+        (m, name, k * 10 + 3 * m + 5 * (name == "flow"))
+        for k in range(60)
+        for m in (0, 1)
+        for name in ["temp", "flow"]
+    ]
+    tags.sort(key=lambda tag: tag[2])
+    mixed = [[f"{when}", f"press {m}", name, f"{20 + when % 7}"] for m, name, when in tags]
+    plant.write("all.csv", mixed, columns=["seconds", "machine", "sensor", "value"])
+    window = drafted(plant.root / "all.csv").window
+    assert (window.period_s, window.hold_s) == (10, 20)
     plant.root = tmp_path / "folders"
     for i in range(4):
         plant.write(f"normal/{i}.csv", plant.rows(i))
