@@ -177,6 +177,7 @@ class RowsFromFile(_Strict):
         time: Column of the time; empty = rows are ``step`` apart.
         step: See ``time``.
         time_format: As for MQTT.
+        separator: Between a table's cells; empty = found by itself, as are decimal commas and lines above the header.
         rows: Rows of one asset that are handed on together.
     """
 
@@ -189,7 +190,7 @@ class RowsFromFile(_Strict):
     time: str = ""
     time_format: Literal["auto", "seconds", "milliseconds", "iso", "number"] = "auto"
     step: float = Field(default=1.0, gt=0)
-    separator: str = ","
+    separator: str = ""
     rows: int = Field(default=64, ge=1, le=100_000)
 
 

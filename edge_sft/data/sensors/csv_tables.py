@@ -68,6 +68,14 @@ def peek(path: Path, separator: str = "") -> tuple[Shape, list[list[str]]] | str
     return shape, rows
 
 
+def stream(path: Path, shape: Shape) -> Iterator[list[str]]:
+    """Yield a file's rows behind its header, as cells. Raises OSError, EOFError, zlib.error or csv.Error."""
+    with _open(path) as file:
+        for _ in range(shape.skip):
+            file.readline()
+        yield from _rows(file, shape.separator)
+
+
 def look(lines: Sequence[str], separator: str = "") -> Shape | str:
     """Find separator, header and first row in a file's first lines; text where there is no table."""
     if not any(line.strip() for line in lines):

@@ -20,7 +20,9 @@ EXCEL_1970 = 25569.0  # day number of 1970-01-01 in a spreadsheet
 _EPOCHS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # at or above it, the number counts 1/unit seconds
 
 
-def parse(column: Column, form: str = "auto", period_s: float = 1.0) -> NDArray[np.float64]:
+def parse(
+    column: Column, form: str = "auto", period_s: float = 1.0, *, day_first: bool | None = None
+) -> NDArray[np.float64]:
     """Turn a time column into numbers.
 
     Args:
@@ -29,6 +31,7 @@ def parse(column: Column, form: str = "auto", period_s: float = 1.0) -> NDArray[
             milli-, micro- or nanoseconds since 1970 for that; ``index`` counts rows that are ``period_s`` apart;
             ``excel`` counts days as spreadsheets do, in local time as it is written.
         period_s: Step of the grid.
+        day_first: What `is_day_first` said of a larger part of the column; None = told from this one.
 
     Returns:
         float64 [n], NaN where a cell is no time. Dates without an offset count as UTC.
@@ -40,7 +43,7 @@ def parse(column: Column, form: str = "auto", period_s: float = 1.0) -> NDArray[
         return _scaled(column.astype(np.float64), form, period_s)
     if form in {"seconds", "milliseconds", "index", "excel"}:
         return np.full(len(column), np.nan)
-    day_first = _day_first(column)
+    day_first = is_day_first(column) if day_first is None else day_first
     parts = [_chunk(column[i : i + _CHUNK].tolist(), day_first) for i in range(0, len(column), _CHUNK)]
     return np.concatenate(parts) if parts else np.zeros(0)
 
@@ -120,7 +123,7 @@ def _one(cell: str, day_first: bool) -> np.datetime64:
         return np.datetime64("NaT", "us")
 
 
-def _day_first(column: Column) -> bool:
+def is_day_first(column: Column) -> bool:
     """Tell 3/9/2020 from 9/3/2020 by the dates that can be only one of them, else by which makes time run on."""
     step = max(1, len(column) // 2000)
     found = [match for cell in column[::step] if (match := _PLANT.match(cell)) and len(match.group(1)) < 4]

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import heapq
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sft.data.sensors import csv_tables, times
+from edge_sft.data.sensors.tables import decimal_sign, number
 from edge_sft.errors import DataError, UserError
 from edge_sft.prediction import Rows, Sample
 from edge_sft.runtime.config import RowsFromFile
@@ -152,36 +153,64 @@ def _played(path: Path, index: int, config: RowsFromFile) -> Iterator[_Piece]:
     """Yield one file's rows with a clock that starts at 0 and never goes back."""
     clock_s, newest = 0.0, math.nan
     tables = _npz(path, config) if path.name.endswith(".npz") else _csv(path, config)
-    for number, rows in enumerate(tables):
+    for piece, rows in enumerate(tables):
         last = float(rows.time_s[-1])
         if math.isfinite(last):
             clock_s += max(0.0, last - newest) if math.isfinite(newest) else 0.0
             newest = last
-        yield _Piece(clock_s, index, number, rows)
+        yield _Piece(clock_s, index, piece, rows)
 
 
 def _csv(path: Path, config: RowsFromFile) -> Iterator[Rows]:
-    with _text(path) as file:
-        lines = csv.reader(file, delimiter=config.separator)
-        header = [name.strip() for name in next(lines, [])]
-        columns = _columns(path, header, config)
-        at = {name: header.index(column) for name, column in columns.items()}
-        when = header.index(config.time) if config.time else None
-        who = header.index(config.asset) if config.asset else None
-        channels = tuple(at)
-        current = name = _stem(path)
-        times: list[float] = []
-        values: list[list[float]] = []
-        for row, line in enumerate(lines):
+    """Yield a table's rows: of any separator, decimal sign and form of dates, as training reads them."""
+    peeked = csv_tables.peek(path, config.separator)
+    if isinstance(peeked, str):
+        raise DataError(str(path), peeked, "Check the file.")
+    shape, first = peeked
+    header = list(shape.header)
+    columns = _columns(path, header, config)
+    at = [header.index(column) for column in columns.values()]
+    comma = {index: decimal_sign([row[index] for row in first]) == "," for index in at}
+    clock = _Clock(header.index(config.time), first, config) if config.time else None
+    who = header.index(config.asset) if config.asset else None
+    current = name = _stem(path)
+    held: list[list[str]] = []
+    row = 0
+
+    def rows() -> Rows:
+        cells = [[_cell(line, index, comma[index]) for index in at] for line in held]
+        values: NDArray[np.float64] = np.array(cells, dtype=np.float64)
+        steps: NDArray[np.float64] = np.arange(row - len(held), row, dtype=np.float64) * config.step
+        return Rows(current, steps if clock is None else clock.of(held), values, tuple(columns))
+
+    try:
+        for line in csv_tables.stream(path, shape):
             asset = line[who] if who is not None and who < len(line) else name
-            if times and (asset != current or len(times) >= config.rows):
-                yield _rows(current, times, values, channels)
-                times, values = [], []
+            if held and (asset != current or len(held) >= config.rows):
+                yield rows()
+                held = []
             current = asset
-            times.append(_time(line, when, row, config))
-            values.append([_cell(line, index) for index in at.values()])
-        if times:
-            yield _rows(current, times, values, channels)
+            held.append(line)
+            row += 1
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise DataError(str(path), f"cannot be read ({error})", "Check the file.") from error
+    if held:
+        yield rows()
+
+
+class _Clock:
+    """The times of a table's rows; what its first rows say of 3/9/2020 holds for all."""
+
+    def __init__(self, index: int, first: Sequence[Sequence[str]], config: RowsFromFile) -> None:
+        self._index = index
+        self._form = config.time_format
+        self._day_first = times.is_day_first(np.array([row[index] for row in first], dtype=object))
+
+    def of(self, lines: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        cells = np.array([line[self._index].strip() if self._index < len(line) else "" for line in lines], dtype=object)
+        if self._form == "number":
+            return np.array([to_seconds(cell, "number") for cell in cells])
+        return times.parse(cells, self._form, day_first=self._day_first)
 
 
 def _npz(path: Path, config: RowsFromFile) -> Iterator[Rows]:
@@ -192,15 +221,15 @@ def _npz(path: Path, config: RowsFromFile) -> Iterator[Rows]:
         raise DataError(str(path), f"cannot be read as NPZ ({error})", "Give one array a channel.") from error
     columns = _columns(path, list(arrays), config)
     values: NDArray[np.float64] = np.stack([np.asarray(arrays[name], np.float64) for name in columns.values()], axis=1)
-    times: NDArray[np.float64] = np.arange(len(values), dtype=np.float64) * config.step
+    moments: NDArray[np.float64] = np.arange(len(values), dtype=np.float64) * config.step
     if config.time:
-        times = np.array([to_seconds(one, config.time_format) for one in arrays[config.time].tolist()])
+        moments = np.array([to_seconds(one, config.time_format) for one in arrays[config.time].tolist()])
     assets = arrays[config.asset].astype(str) if config.asset else np.full(len(values), _stem(path))
     begins = np.flatnonzero(assets[1:] != assets[:-1]) + 1
     for start, stop in zip([0, *begins.tolist()], [*begins.tolist(), len(values)], strict=True):
         for at in range(start, stop, config.rows):
             part = slice(at, min(at + config.rows, stop))
-            yield Rows(str(assets[start]), times[part], values[part], tuple(columns))
+            yield Rows(str(assets[start]), moments[part], values[part], tuple(columns))
 
 
 def _columns(path: Path, header: list[str], config: RowsFromFile) -> dict[str, str]:
@@ -217,36 +246,17 @@ def _columns(path: Path, header: list[str], config: RowsFromFile) -> dict[str, s
     return found
 
 
-def _rows(asset: str, times: list[float], values: list[list[float]], channels: tuple[str, ...]) -> Rows:
-    table: NDArray[np.float64] = np.array(values, dtype=np.float64)
-    return Rows(asset, np.array(times, dtype=np.float64), table, channels)
-
-
-def _time(line: list[str], when: int | None, row: int, config: RowsFromFile) -> float:
-    if when is None:
-        return row * config.step
-    return to_seconds(line[when], config.time_format) if when < len(line) else math.nan
-
-
-def _cell(line: list[str], index: int) -> float:
-    try:
-        return float(line[index])
-    except (IndexError, ValueError):
+def _cell(line: Sequence[str], index: int, comma: bool) -> float:
+    if index >= len(line):
         return math.nan
+    if not comma:
+        try:
+            return float(line[index])
+        except ValueError:
+            pass
+    value = number(line[index], "," if comma else "")
+    return math.nan if value is None else value
 
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").rsplit(".", 1)[0]
-
-
-@contextlib.contextmanager
-def _text(path: Path) -> Iterator[TextIO]:
-    try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-            if path.name.endswith(".gz")
-            else path.open(encoding="utf-8-sig", newline="")
-        ) as file:
-            yield file
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(str(path), f"cannot be read ({error})", "Check the file.") from error

@@ -82,10 +82,7 @@ def test_labels_long_rows_and_folders(plant: Any, tmp_path: Path) -> None:
     assert len(open_sensor_dataset(recipe).runs) == 4
     plant.root = tmp_path / "historian"  # each tag at its own moment, machines mixed: no two rows are a period apart
     tags = [
-        (m, name, k * 10 + 3 * m + 5 * (name == "flow"))
-        for k in range(60)
-        for m in (0, 1)
-        for name in ["temp", "flow"]
+        (m, name, k * 10 + 3 * m + 5 * (name == "flow")) for k in range(60) for m in (0, 1) for name in ["temp", "flow"]
     ]
     tags.sort(key=lambda tag: tag[2])
     mixed = [[f"{when}", f"press {m}", name, f"{20 + when % 7}"] for m, name, when in tags]

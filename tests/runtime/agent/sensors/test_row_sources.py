@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,27 @@ def test_one_file_of_several_machines_with_a_field_map(tmp_path: Path) -> None:
         ("a", ("temp",), [3]),
     ]
     assert math.isnan(found[0].values[1, 0])
+
+
+def test_a_table_as_a_german_spreadsheet_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "Presse 1.csv"
+    head = "Anlage;Presse 1\n\nZeitstempel;Temperatur in °C;Druck\n"
+    body = "".join(f"0{1 + i // 24}.02.2024 {i % 24:02d}:30;{20 + i},5;1.0{10 + i},25\n" for i in range(40))
+    path.write_bytes((head + body).encode("cp1252"))
+    found = _all(_open(tmp_path, path, time="Zeitstempel", time_format="auto", rows=7))
+    times, values = _joined(found, "Presse 1")
+    first = datetime(2024, 2, 1, 0, 30, tzinfo=timezone.utc).timestamp()
+    assert times.tolist() == [first + 3600 * i for i in range(40)]
+    assert values.tolist() == [[20.5 + i, 1010.25 + i] for i in range(40)]
+    assert found[0].channels == ("Temperatur in °C", "Druck")
+
+
+def test_a_table_that_ends_in_the_middle_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    body = "t,x\n" + "".join(f"{i},{i * 0.37}\n" for i in range(50_000))
+    path.write_bytes(gzip.compress(body.encode())[:-3000])
+    with pytest.raises(DataError, match="cannot be read"):
+        _all(_open(tmp_path, path, time="t"))
 
 
 def test_an_archive_of_arrays(tmp_path: Path, rows: Callable[..., Rows]) -> None:
