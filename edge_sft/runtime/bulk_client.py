@@ -37,10 +37,12 @@ class BulkClient(Client):
         self._deliver = deliver
         self.on_message = received
 
-    @property
-    def has_read_ahead(self) -> bool:
-        """Whether bytes are here that `select` knows nothing of; call `loop_read` until there are none."""
-        return self._at < len(self._ahead)
+    def loop(self, timeout: float = 1.0) -> MQTTErrorCode:
+        """Do as paho's, for all that was read: what is here already `select` knows nothing of."""
+        code = super().loop(timeout)
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and self._at < len(self._ahead):
+            code = self.loop_read()
+        return code
 
     def ack_all(self, mids: Sequence[int]) -> None:
         """Acknowledge messages of QoS 1, in the order in which they came, with one write."""
@@ -48,7 +50,7 @@ class BulkClient(Client):
         self._packet_queue(0x40, answers, mids[-1], 1)
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        if not self.has_read_ahead:
+        if self._at >= len(self._ahead):
             self._ahead, self._at = super()._sock_recv(_READ_BYTES), 0
         piece = self._ahead[self._at : self._at + bufsize]
         self._at += len(piece)

@@ -235,8 +235,6 @@ class MqttLink:
         began = time.monotonic()
         while not self._stopping.is_set():
             rc = client.loop(LOOP_S)
-            while rc == 0 and client.has_read_ahead:
-                rc = client.loop_read()
             if self._deliver is not None:
                 time.sleep(GATHER_S)
             if self._refusals:

@@ -114,9 +114,7 @@ def _packet(topic, payload, mid, *, dup=False):
 
 def _loop_until_closed(client):
     while client.loop(0.05) == 0:
-        while client.has_read_ahead:
-            if client.loop_read() != 0:
-                return
+        pass
 
 
 def test_any_cutting_of_the_bytes_gives_the_same_messages():
