@@ -61,7 +61,7 @@ EXPLAINED = (
     "RUL is capped at 125 in training. *Clipped*: test truths are capped too (what papers print below 18.32 on FD002 or"
     " 19.53 on FD004 must be that, for no model capped at 125 can do better on raw truths). ± is the standard deviation"
     " over seeds. *Looks*: scorings of that set's test engines by that method so far; *first*: mean of the seeds of the"
-    " first configuration ever scored. Rows without the cycle count, and the trees, are of the features before the TCN"
+    " first configuration ever scored. The trees are of the features before the TCN"
     " was added; `examples/turbofan` scores FD001's test engines too, on fewer channels, and is entered as such."
 )
 HEAD = (
