@@ -69,7 +69,7 @@ def test_answers_of_many_messages_go_with_one_write_and_let_the_broker_go_on(mos
             eventually(lambda: len(waiting) > 0, 3, "messages after answers")
             accept_all([waiting.pop(0) for _ in range(len(waiting))])
             rounds += 1
-        assert rounds >= 3
+        assert rounds > 1
     assert got == [str(number).encode() for number in range(100)]
 
 
