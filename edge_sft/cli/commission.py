@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edge_sft.slots.window_predictor import WindowPredictor
 
 _ROWS = 8192  # pushed at a time
+_SPARSE = 0.95  # of a channel's cells that hold numbers: below it somebody should look
+_SAID = 5
 _ALWAYS = float("-inf"), float("inf")
 
 
@@ -113,6 +115,8 @@ def _windows(windowing: Windowing, found: Iterable[Rows]) -> dict[str, Collector
 
     names = [channel.name for channel in windowing.channels]
     made: dict[str, tuple[Gridder, WindowBuffer, Collector]] = {}
+    noticed: dict[str, list[str]] = {}
+    numbers: dict[str, Any] = {}
     for rows in found:
         parts = made.setdefault(rows.asset, (Gridder(windowing), WindowBuffer(windowing, rows.asset), Collector()))
         gridder, buffer, collector = parts
@@ -123,9 +127,30 @@ def _windows(windowing: Windowing, found: Iterable[Rows]) -> dict[str, Collector
         for first in range(0, len(values), _ROWS):
             part = slice(first, first + _ROWS)
             collector.add(buffer.push(gridder.push(rows.time_s[part], values[part])))
-    for gridder, buffer, collector in made.values():
+            while gridder.facts:
+                noticed.setdefault(rows.asset, []).append(gridder.facts.popleft()[1])
+        came = [len(values) if name in rows.channels else 0 for name in names]
+        counts = np.array([np.isfinite(values).sum(axis=0), came])
+        numbers[rows.asset] = numbers.get(rows.asset, 0) + counts
+    for asset, (gridder, buffer, collector) in made.items():
         collector.add(buffer.push(gridder.flush()))
+        shares = zip(names, *numbers[asset].tolist(), strict=True)
+        sparse = [
+            f"{name} holds no number in {100 - 100 * some / most:.0f} % of the rows"
+            for name, some, most in shares
+            if 0 < some < _SPARSE * most
+        ]
+        _tell_of_run(asset, [*sparse, *noticed.get(asset, [])])
     return {asset: collector for asset, (_, _, collector) in made.items()}
+
+
+def _tell_of_run(asset: str, sentences: Sequence[str]) -> None:
+    """Say what is wrong with a run that is to be the measure of health."""
+    distinct = list(dict.fromkeys(sentences))
+    for sentence in distinct[:_SAID]:
+        errors.print(f"{asset}: the healthy run: {sentence}", markup=False)
+    if len(distinct) > _SAID:
+        errors.print(f"{asset}: … and {len(distinct) - _SAID} things more like these", markup=False)
 
 
 def _within(

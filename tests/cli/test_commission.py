@@ -102,6 +102,28 @@ def test_one_machine_too_short_does_not_keep_the_others_from_it(
     assert [one.asset for one in CommissioningStore(root, "main", slot.digest).all()] == ["pump"]
 
 
+def test_what_is_wrong_with_the_healthy_run_is_said(
+    slot: Slot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It becomes the measure of health: bursts of nothing and a clock set back must not pass in silence."""
+    root = tmp_path / "root"
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((900, 3))
+    values[100:300, 1] = np.nan
+    times = 1_000_000.0 + 0.1 * np.arange(900)
+    times[600:] -= 86_400
+    ring = RowLog(root / "pipelines" / "main" / "rows", ring_bytes=1 << 20, tell=lambda *_: None)
+    for first in range(0, 900, 100):
+        part = slice(first, first + 100)
+        ring.append([Rows("pump", times[part], values[part], CHANNELS)], received_s=0.0)
+    ring.close()
+    commission(heard=True, root=root)
+    said = capsys.readouterr().err
+    assert "pump: the healthy run: c1 holds no number in 22 % of the rows" in said
+    assert "pump: the healthy run: the clock went back by 86" in said
+    assert "c0 holds" not in said
+
+
 def test_a_missing_channel_is_not_watched_and_said(
     slot: Slot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
