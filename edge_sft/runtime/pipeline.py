@@ -112,11 +112,11 @@ class Pipeline:
         """Start all threads and return."""
         self._threads.start("swap", lambda: self._swapper.run(self._stopping))
         self._threads.start("settle", self._settle_for_ever)
-        self._threads.start("feed", self._feed)
-        for name in self._preparing:
-            self._threads.start(name, self._prepare)
         for name in self._inferring:
             self._threads.start(name, self._infer)
+        for name in self._preparing:
+            self._threads.start(name, self._prepare)
+        self._threads.start("feed", self._feed)  # last: a source that has ended is only finished when these have
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Take nothing more, decide what was taken, settle it. False when something hung past the time."""

@@ -23,6 +23,25 @@ def test_everything_comes_out_once_and_in_order(make_line: Callable[..., Any], f
     assert line.pipeline.view().status == "finished"
 
 
+def test_it_is_not_finished_before_its_threads_have_begun(make_line: Callable[..., Any], eventually: Any) -> None:
+    """On a busy machine a short source ends while threads are still being started."""
+    line = make_line(IteratorSource([FRAME] * 3, "main"), start=False)
+    threads = line.pipeline._threads
+    begin = threads.start
+    early: list[bool] = []
+
+    def slowly(name: str, body: Callable[[], None]) -> None:
+        begin(name, body)
+        time.sleep(0.2)
+        early.append(line.pipeline.finished and len(line.out) < 3)
+
+    threads.start = slowly
+    line.pipeline.start()
+    eventually(lambda: line.pipeline.finished)
+    assert len(line.out) == 3
+    assert not any(early)
+
+
 def test_latest_drops_are_counted_and_never_journalled(
     make_line: Callable[..., Any], fakes: Any, eventually: Callable[..., Any]
 ) -> None:
