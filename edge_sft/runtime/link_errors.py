@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,13 @@ def refused(code: int, name: str, settings: MqttSettings) -> NetworkError:
             thing, f"does not speak MQTT {settings.version}", 'Set mqtt.version to "3.1.1" (or "5") and try again.'
         )
     return NetworkError(thing, f"refused the connection ({name})", "See the broker's log.")
+
+
+def not_readable(topics: Sequence[str], settings: MqttSettings) -> NetworkError:
+    """Say that the broker does not let this client subscribe (SUBACK with a failure)."""
+    who = f"user '{settings.username}'" if settings.username else "a client without user name"
+    fact = f"does not let {who} subscribe to {', '.join(topics)}"
+    return NetworkError(f"broker {settings.host}:{settings.port}", fact, "Check the broker's access list (ACL).")
 
 
 def dropped(settings: MqttSettings, *, before_answer: bool = False) -> NetworkError:

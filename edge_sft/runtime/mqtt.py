@@ -47,7 +47,8 @@ class MqttLink:
         persistent: Keep the session (queued messages, subscriptions) on the broker while away.
         deliver: Receives every message and must call ``accept`` on it once it is safe; for the ledger.
         window: Most QoS 1 messages unacknowledged at a time.
-        on_event: Told (kind, sentence) once per change: ``mqtt_connected``, ``mqtt_lost``, ``certificate_expires``.
+        on_event: Told (kind, sentence) once per change: ``mqtt_connected``, ``mqtt_lost``,
+            ``mqtt_subscription_refused``, ``certificate_expires``.
         rng: Source of the jitter.
     """
 
@@ -71,6 +72,8 @@ class MqttLink:
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrecy
         self._client: BulkClient | None = None
         self._subscriptions: dict[str, tuple[Receiver | None, int]] = {}
+        self._granted: dict[str, bool] = {}  # by topic, what this connection's broker answered
+        self._answered = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
         self._done: dict[int, Done] = {}
         self._early: dict[int, bool] = {}
@@ -128,10 +131,26 @@ class MqttLink:
         """Most unanswered messages that this connection allows."""
         return self._allowed
 
+    @property
+    def subscription_error(self) -> NetworkError | None:
+        """What the broker does not let this client read, or None."""
+        refused = [topic for topic, granted in list(self._granted.items()) if not granted]
+        return link_errors.not_readable(refused, self.settings) if refused else None
+
     def wait_connected(self, timeout_s: float) -> None:
-        """Wait for the connection. Raises NetworkError with the cause when there is none in time."""
+        """Wait until the broker has accepted this client and answered its subscriptions.
+
+        Raises:
+            NetworkError: There is no connection or no answer in time, or the broker refuses a subscription.
+        """
+        ends_at = time.monotonic() + timeout_s
         if not self._online.wait(timeout_s):
             raise self._failure or link_errors.silent(self.settings)
+        with self._answered:
+            if not self._answered.wait_for(self._all_answered, max(ends_at - time.monotonic(), 0.0)):
+                raise self._failure or link_errors.silent(self.settings)
+        if (refused := self.subscription_error) is not None:
+            raise refused
 
     def reset(self) -> None:
         """Drop the connection and make a new one (it is stuck)."""
@@ -163,9 +182,7 @@ class MqttLink:
                 return False
             if info.rc != 0:
                 return False
-            self._done[info.mid] = done or _ignore
-            if info.mid in self._early:
-                self._settle(info.mid, self._early[info.mid])
+            self._expect(info.mid, done or _ignore)
         return True
 
     def subscribe(self, topic: str, callback: Receiver, qos: int = 1) -> None:
@@ -181,10 +198,30 @@ class MqttLink:
         self._listeners.append(listener)
 
     def _subscribe(self, topic: str, callback: Receiver | None, qos: int) -> None:
-        self._subscriptions[topic] = (callback, qos)
+        with self._answered:
+            self._subscriptions[topic] = (callback, qos)
+            self._granted.pop(topic, None)
         client = self._client
         if client is not None and self._online.is_set():
-            client.subscribe(topic, qos)
+            self._ask(client, topic, qos)
+
+    def _ask(self, client: Client, topic: str, qos: int) -> None:
+        # not under `_publishing`: a refusal that came early is told at once, and who is told may publish
+        _, mid = client.subscribe(topic, qos)
+        if mid is not None:
+            self._expect(mid, partial(self._answer, topic))
+
+    def _answer(self, topic: str, granted: bool) -> None:
+        """Note a broker's answer to a subscription; one that is refused would otherwise only look like silence."""
+        if not granted:
+            refusal = str(link_errors.not_readable([topic], self.settings))
+            self._tell("mqtt_subscription_refused", refusal, logging.WARNING)
+        with self._answered:
+            self._granted[topic] = granted
+            self._answered.notify_all()
+
+    def _all_answered(self) -> bool:
+        return self._granted.keys() >= self._subscriptions.keys()
 
     # --- the supervisor --------------------------------------------------------------------------------------
 
@@ -222,6 +259,8 @@ class MqttLink:
         with self._publishing:
             self._done.clear()
             self._early.clear()
+        with self._answered:
+            self._granted.clear()
         try:
             client.connect(
                 self.settings.host,
@@ -266,7 +305,8 @@ class MqttLink:
         client.max_inflight_messages_set(self._window + 100)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, 1, self._will.retain)
-        client.on_connect, client.on_message, client.on_publish = self._connack, self._received, self._puback
+        client.on_connect, client.on_message = self._connack, self._received
+        client.on_publish, client.on_subscribe = self._puback, self._suback
         if self._deliver is not None:
             client.deliver_to(self._deliver)
         return client
@@ -288,7 +328,7 @@ class MqttLink:
         allowed = getattr(properties, "ReceiveMaximum", None) if properties is not None else None
         self._allowed = min(self._window, max(int(allowed) - 2, 1)) if allowed else self._window
         for topic, (_, qos) in list(self._subscriptions.items()):
-            client.subscribe(topic, qos)
+            self._ask(client, topic, qos)
         self._session += 1
         self._failures = 0
         self._online.set()
@@ -300,8 +340,17 @@ class MqttLink:
     def _puback(self, _client: Client, _data: object, mid: int, code: Any, _properties: Any) -> None:
         self._settle(mid, not code.is_failure)
 
+    def _suback(self, _client: Client, _data: object, mid: int, codes: Any, _properties: Any) -> None:
+        self._settle(mid, not any(code.is_failure for code in codes))
+
+    def _expect(self, mid: int, done: Done) -> None:
+        """Have ``done`` called with the answer to a message just sent."""
+        self._done[mid] = done
+        if mid in self._early:
+            self._settle(mid, self._early[mid])
+
     def _settle(self, mid: int, accepted: bool) -> None:
-        # The answer may overtake `publish` storing its callback; whoever comes second finds the other's note.
+        # The answer may overtake `_expect` storing its callback; whoever comes second finds the other's note.
         # No lock here: paho holds its own while calling, and `publish` takes that one under ours.
         self._early[mid] = accepted
         done = self._done.pop(mid, None)

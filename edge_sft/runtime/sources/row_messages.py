@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,10 @@ from edge_sft.runtime.sources.rowtime import to_seconds
 
 _ROWS_MAX = 100_000
 _NAME_MAX = 200
+_CHANNELS_MAX = 512  # as many as a model can have
 _SETS_MAX = 1000
+_KEYS_REMEMBERED = 1024  # of a set of fields: names come from the network
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ABSENT = object()
 
 
@@ -94,11 +99,11 @@ class RowReader:
         if known is None:
             if len(self._sets) >= _SETS_MAX:
                 self._sets.clear()
-            known = tuple(key for key in keys if key not in self._own and not isinstance(message[key], (dict, str)))
-            if len(known) > 512:
-                known = known[:512]
+            numbers = (key for key in keys if key not in self._own and not isinstance(message[key], (dict, str)))
+            known = tuple(key for key in islice(numbers, _CHANNELS_MAX) if _is_text(key))
             # a field that says "n/a" now may be a number in the next message: such a set is looked at again
-            if not any(isinstance(message[key], str) for key in keys if key not in self._own):
+            settled = not any(isinstance(message[key], str) for key in keys if key not in self._own)
+            if settled and len(keys) <= _KEYS_REMEMBERED:
                 self._sets[keys] = known
         return known
 
@@ -109,7 +114,7 @@ class RowReader:
             name = _at(message, tuple(field.split(".")))
         if name is not _ABSENT and name is not None and not isinstance(name, (dict, list)):
             text = str(name).strip()  # as files of rows are read: "P6 " and "P6" are one machine
-            if 0 < len(text) <= _NAME_MAX:
+            if 0 < len(text) <= _NAME_MAX and _is_text(text):
                 return text
         raise _not_understood(topic, f"does not name its asset or channel ({field})")
 
@@ -146,7 +151,7 @@ def _table(found: list[Any], topic: str) -> NDArray[np.float64]:
     if not lengths:
         try:
             return np.array([found], dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return np.array([[_number(one) for one in found]], dtype=np.float64)
     if len(lengths) != 1 or not all(isinstance(one, list) for one in found) or lengths.pop() > _ROWS_MAX:
         raise _not_understood(topic, "holds columns of different lengths")
@@ -154,11 +159,16 @@ def _table(found: list[Any], topic: str) -> NDArray[np.float64]:
 
 
 def _number(value: Any) -> float:
-    """Return a number; NaN for null and for what is none (``"bad"``, ``"---"``)."""
+    """Return a number; NaN for null, for what is none (``"bad"``, ``"---"``) and for four hundred digits."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
+
+
+def _is_text(name: str) -> bool:
+    """Tell whether a name can be kept and published: no control characters, no half of a surrogate pair."""
+    return not _NO_TEXT.search(name)
 
 
 def _at(message: Any, path: tuple[str, ...]) -> Any:

@@ -6,6 +6,7 @@ the broker's until its rows are in the raw ring (`settle`). A message delivered 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -20,6 +21,7 @@ from edge_sft.runtime.mqtt import MqttLink, MqttSettings
 from edge_sft.runtime.sources.protocol import SourceStatus
 from edge_sft.runtime.sources.row_messages import RowReader
 
+log = logging.getLogger(__name__)
 # A broker delivers again at most what was not acknowledged when the connection broke.
 _REMEMBERED = 20_000
 
@@ -90,6 +92,9 @@ class RowsMqtt:
             rows = self._reader.read(delivery.topic, delivery.payload, at.timestamp())
         except DataError as error:
             fault = str(error)
+        except Exception as error:  # no message may stop those behind it
+            log.exception("a message on %r could not be read", delivery.topic)
+            fault = f"message on {delivery.topic!r}: could not be read ({type(error).__name__})"
         made = [Sample(one, at, monotonic_s, self._stream) for one in rows]
         if not made:
             fault = fault or f"message on {delivery.topic}: holds no rows"
@@ -114,7 +119,9 @@ class RowsMqtt:
 
     @property
     def status(self) -> SourceStatus:
-        """Whether the broker is there."""
+        """Whether the broker is there and lets the topics be read."""
+        if (refused := self.link.subscription_error) is not None:
+            return SourceStatus(False, str(refused))
         if self.link.connected:
             return SourceStatus(True, f"{self.dropped} messages were dropped" if self.dropped else "")
         trouble = self.link.last_error

@@ -26,7 +26,7 @@ def to_seconds(value: Any, how: str) -> float:
         value = text
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
     if how == "milliseconds":
         return number / 1000.0

@@ -1,8 +1,10 @@
+import json
 import logging
 import random
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -256,3 +258,36 @@ def test_ca_file_that_is_no_certificate(tmp_path):
     nonsense.write_text("not a certificate")
     assert "cannot be used for TLS" in failure_of(settings(1883, ca_file=nonsense))
     assert "does not exist" in failure_of(settings(1883, ca_file=tmp_path / "none.pem"))
+
+
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_a_subscription_that_is_refused_is_said_and_is_not_only_silence(mosquitto, eventually, tmp_path, version):
+    plugin = next(Path("/usr/lib").glob("**/mosquitto_dynamic_security.so"), None)
+    if plugin is None:
+        pytest.skip("this mosquitto has no dynamic security: a refused subscription was not proved")
+    rule = {"acltype": "subscribePattern", "topic": "mine/#", "allow": True}
+    rights = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
+    (tmp_path / "rights.json").write_text(
+        json.dumps(
+            {
+                "defaultACLAccess": rights,
+                "anonymousGroup": "all",
+                "groups": [{"groupname": "all", "roles": [{"rolename": "own"}]}],
+                "roles": [{"rolename": "own", "acls": [rule]}],
+            }
+        )
+    )
+    broker = mosquitto(f"plugin {plugin}", f"plugin_opt_config_file {tmp_path / 'rights.json'}")
+    events, got = [], []
+    given = settings(broker.port, version=version)
+    with MqttLink(given, client_id="a", on_event=lambda kind, text: events.append((kind, text))) as link:
+        link.subscribe("mine/x", lambda _, payload: got.append(payload))
+        link.wait_connected(5)
+        assert link.subscription_error is None
+        assert link.publish("mine/x", b"heard")
+        eventually(lambda: got == [b"heard"])
+        link.subscribe("theirs/#", lambda _, payload: got.append(payload))
+        with pytest.raises(NetworkError, match="does not let a client without user name subscribe to theirs/#"):
+            link.wait_connected(5)
+        assert link.connected
+        assert [kind for kind, _ in events] == ["mqtt_connected", "mqtt_subscription_refused"]

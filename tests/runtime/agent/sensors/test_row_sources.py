@@ -109,6 +109,36 @@ def test_a_topic_without_the_level_names_nobody() -> None:
         _read({"time": 1, "x": 1}, "plant", asset="topic:4")
 
 
+DIGITS = b"9" * 400  # json makes an int of it that no float holds
+
+
+def test_numbers_that_no_float_holds_are_missing_values() -> None:
+    assert math.isnan(_read(b'{"time": 1, "x": ' + DIGITS + b"}")[0].values[0, 0])
+    (one,) = _read(b'{"time": [1, 2], "x": [' + DIGITS + b', 3], "y": [1, 2]}')
+    assert np.array_equal(one.values, [[math.nan, 1.0], [3.0, 2.0]], equal_nan=True)
+    with pytest.raises(DataError, match="time that is none"):
+        _read(b'{"time": ' + DIGITS + b', "x": 1}')
+
+
+@pytest.mark.parametrize("name", ["\\ud800", "a\\u0000b", "a\\nb", "\\u009b31m", "x" * 201, ""])
+def test_names_that_cannot_be_kept_or_shown_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match="does not name its asset"):
+        _read(f'{{"machine": "{name}", "time": 1, "x": 1}}'.encode(), asset="machine")
+    with pytest.raises(DataError, match="does not name its asset or channel"):
+        _read(f'{{"tag": "{name}", "time": 1, "x": 1}}'.encode(), channel="tag", value="x")
+    (one,) = _read(f'{{"time": 1, "x": 1, "{name[:8]}\\u0001": 2}}'.encode())
+    assert one.channels == ("x",)
+
+
+def test_sets_of_fields_from_the_network_do_not_fill_the_memory() -> None:
+    reader = _reader()
+    (one,) = reader.read("plant/p1/x", json.dumps({f"c{n}": n for n in range(200_000)}).encode(), NOW)
+    assert len(one.channels) == 512
+    for number in range(3000):
+        reader.read("plant/p1/x", json.dumps({f"c{number}": 1}).encode(), NOW)
+    assert sum(map(len, reader._sets)) <= 1000
+
+
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [
@@ -155,6 +185,33 @@ def test_a_message_delivered_again_counts_once_and_stays_the_brokers_until_it_is
         assert accepted == [two]
         source.settle([one for one in samples[1:] if one is not None])
         assert accepted == [two, two, '{"x": 5}', '{"x": 5}', "{"]
+    finally:
+        source.close()
+        source.release()
+
+
+def test_a_message_that_breaks_the_reader_stops_none_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_sft.runtime.delivery import Delivery
+    from edge_sft.runtime.mqtt import MqttSettings
+    from edge_sft.runtime.sources.rows_mqtt import RowsMqtt
+
+    source = RowsMqtt(RowsFromMqtt.model_validate({"kind": "mqtt", "topics": ["p/#"]}), MqttSettings(port=1), "t", "m")
+    understood = source._reader.read
+
+    def read(topic: str, payload: bytes, now_s: float) -> list[Rows]:
+        if payload == b"poison":
+            raise RecursionError("out of the blue")
+        return understood(topic, payload, now_s)
+
+    monkeypatch.setattr(source._reader, "read", read)
+    accepted: list[bytes] = []
+    try:
+        for payload in (b"poison", b'{"x": 1}'):
+            source._take(Delivery("p/p1", payload, lambda payload=payload: accepted.append(payload), False))  # type: ignore[misc]
+        samples = [one for one in (source.read(0.0), source.read(0.0)) if one is not None]
+        assert [one.fault for one in samples] == ["message on 'p/p1': could not be read (RecursionError)", None]
+        source.settle(samples)
+        assert accepted == [b"poison", b'{"x": 1}'], "nor does the broker send it for ever"
     finally:
         source.close()
         source.release()

@@ -73,6 +73,8 @@ def test_rows_of_many_assets_become_decisions_states_and_cases(
         if at == 30:
             sender.raw("plant/pump-1/sensors", "{not json")
             sender.raw("plant/pump-1/sensors", '{"time": "yesterday", "c0": 1}')
+            sender.raw("plant/pump-1/sensors", f'{{"time": {"9" * 400}, "c0": 1}}')
+            sender.raw("plant/pump-1/sensors", "[" * 5000)
     eventually(lambda: len(heard.predictions()) >= 20 * 28, 30)
     assert sorted(e.seq for e in heard.envelopes()) == list(range(len(heard.envelopes())))
     opened = eventually(lambda: [e for e in heard.said("event") if e["kind"] == "case_opened"])
