@@ -86,13 +86,12 @@ def test_rows_of_many_assets_become_decisions_states_and_cases(
     )
     assert state["assets"]["counts"]["offline"] == 1
     assert "offline" in state["assets"]["not_online"]["never-heard"]
-    refused = [e for e in heard.said("event") if e["kind"] == "rows_refused"]
-    assert refused
+    refused = eventually(lambda: [e for e in heard.said("event") if e["kind"] == "rows_refused"])
     assert any("is not JSON" in e["detail"] or "time that is none" in e["detail"] for e in refused)
     eventually(lambda: heard.state()["assets"]["counts"]["offline"] == 21, what="silence is told")
     assert heard.state()["assets"]["open_cases"] == 1, "silence closes no case"
     assert heard.state()["assets"]["cases"]["pump-3"]["number"] == 1
-    assert any("assets (pump-0" in e["detail"] for e in heard.said("event")), "one sentence for many"
+    eventually(lambda: any("assets (pump-0" in e["detail"] for e in heard.said("event")), what="one sentence for many")
     sender.close()
     end()
     for one in recordings:
