@@ -31,6 +31,7 @@ _LONG_BLOCKS = 5
 _UNLIKE = 1.5
 # A channel that was there in fewer windows than this is not watched: what it is like when healthy is not known.
 _WATCHED_SHARE = 0.5
+_WHOLE_SHARE = 0.5  # of a channel's usual values; the graph calls a channel with fewer missing, too
 _RESOLUTION = 1e-6  # of float32: what moves less, relative to its value, does not move
 _AT_ONCE = AlarmRule()
 _NEVER = 1e9  # an unwatched channel's deviation: whatever it says counts as its mean
@@ -169,36 +170,18 @@ def commission(
     """
     if task.kind != "anomaly":
         raise UserError("the model", f"does {task.kind} and needs no commissioning", "Deploy it and run the agent.")
-    kept = healthy.take(spread(len(healthy), MOST_WINDOWS))
-    watched = (kept.valid.max(axis=1) > 0).mean(axis=0) >= _WATCHED_SHARE
-    if not watched.any():
-        raise DataError(source, "has no channel that is there half of the time", "Check the columns' names.")
-    whole = (kept.valid.max(axis=1)[:, watched] > 0).all(axis=1)
-    facts = _facts(windowing, watched, len(healthy), int((~whole).sum()))
-    kept = kept.take(whole)
-    if len(kept) < rule.min_windows:
-        fact = f"gives {len(kept)} whole windows, {rule.min_windows} are needed"
-        raise DataError(source, fact, "Give a longer healthy run.")
+    kept, watched, facts = _whole(healthy, windowing, rule, source)
     mean, std = statistics(kept, watched)
     local: dict[str, NDArray[np.float32]] = {"mean": mean, "std": std}
-    rows = next((spec.shape[0] for spec in task.inputs if spec.name == "bank"), None)
-    if rows is None:
-        scores = _ask(infer, kept, local)["score"]
+    shape = next((spec.shape for spec in task.inputs if spec.name == "bank"), None)
+    if shape is None:
+        scores = _ask(infer, kept, local)["score"].astype(np.float64)
     else:
-        width = next(spec.shape[1] for spec in task.inputs if spec.name == "bank")
-        blank = {**local, "bank": np.zeros((rows, width), dtype=np.float32)}
-        features = _ask(infer, kept, blank)["features"].astype(np.float64)
-        scores = _cross_scores(infer, kept, features, local, rows, rule, windowing, source)
-        facts += _unlike(scores, infer, kept, features, local, rows, rule, windowing)
-        local["bank"] = remember(features, rows, rule)
-    scores = scores.astype(np.float64)
-    if rule.alarms_a_day is None:
-        threshold = rule.factor * float(np.quantile(scores, rule.quantile))
-    else:
-        level = lowest(scores, kept.end, alarm, rule.alarms_a_day)
-        threshold, facts = rule.factor * level.score, (*facts, level.sentence())
-    if not np.isfinite(threshold) or threshold <= 0:
-        raise DataError(source, "gives no usable threshold: the machine stood still", "Give a run of its normal work.")
+        run = _Remembered(infer, kept, local, (shape[0], shape[1]), rule, windowing)
+        scores = run.scored_by_others(rule.blocks, source)
+        facts += run.does_not_repeat(scores)
+        local["bank"] = remember(run.features, shape[0], rule)
+    threshold, sentences = _threshold(scores, kept, rule, alarm, source)
     return Commissioning(
         model_digest=model_digest,
         asset=asset,
@@ -209,8 +192,44 @@ def commission(
         last=float(kept.end[-1]),
         created_at=created_at,
         source=source,
-        facts=facts,
+        facts=facts + sentences,
     )
+
+
+def _whole(
+    healthy: Healthy, windowing: Windowing, rule: CommissioningRule, source: str
+) -> tuple[Healthy, NDArray[np.bool_], tuple[str, ...]]:
+    """Return the windows that may teach, the channels they are about, [C], and what to say of the others.
+
+    A window in which a watched channel has less than half of the values it usually has is no example of health.
+    """
+    kept = healthy.take(spread(len(healthy), MOST_WINDOWS))
+    count = kept.valid.sum(axis=1)
+    watched = (count > 0).mean(axis=0) >= _WATCHED_SHARE
+    if not watched.any():
+        raise DataError(source, "has no channel that is there half of the time", "Check the columns' names.")
+    usual = np.array([np.median(one[one > 0]) if (one > 0).any() else 0.0 for one in count.T])
+    whole = (count >= np.maximum(_WHOLE_SHARE * usual, 1.0))[:, watched].all(axis=1)
+    kept = kept.take(whole)
+    if len(kept) < rule.min_windows:
+        fact = f"gives {len(kept)} whole windows, {rule.min_windows} are needed"
+        raise DataError(source, fact, "Give a longer healthy run.")
+    return kept, watched, _facts(windowing, watched, len(healthy), int((~whole).sum()))
+
+
+def _threshold(
+    scores: NDArray[np.float64], kept: Healthy, rule: CommissioningRule, alarm: AlarmRule, source: str
+) -> tuple[float, tuple[str, ...]]:
+    """Return the score at which to call a window ``nok``, and what to say of it."""
+    sentences: tuple[str, ...] = ()
+    if rule.alarms_a_day is None:
+        level = float(np.quantile(scores, rule.quantile))
+    else:
+        found = lowest(scores, kept.end, alarm, rule.alarms_a_day)
+        level, sentences = found.score, (found.sentence(),)
+    if not np.isfinite(level) or level <= 0:
+        raise DataError(source, "gives no usable threshold: the machine stood still", "Give a run of its normal work.")
+    return rule.factor * level, sentences
 
 
 def statistics(healthy: Healthy, watched: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -245,53 +264,59 @@ def _first_valid(healthy: Healthy) -> NDArray[np.float64]:
     return np.asarray(flat[at, np.arange(flat.shape[1])], dtype=np.float64)
 
 
-def _cross_scores(
-    infer: Infer,
-    healthy: Healthy,
-    features: NDArray[np.float64],
-    local: dict[str, NDArray[np.float32]],
-    rows: int,
-    rule: CommissioningRule,
-    windowing: Windowing,
-    source: str,
-) -> NDArray[np.float64]:
-    """Score every stretch by a memory of the others; windows that overlap the stretch teach nothing about it."""
-    span = windowing.length * windowing.period_s
-    scores = []
-    for block in np.array_split(np.arange(len(healthy)), rule.blocks):
-        first, last = healthy.end[block[0]] - span, healthy.end[block[-1]] + span
-        others = (healthy.end < first) | (healthy.end > last)
-        if others.sum() < rule.min_windows:
-            fact = f"is too short to score one stretch by the others ({others.sum()} windows are left for it)"
-            raise DataError(source, fact, "Give a longer healthy run.")
-        memory = {**local, "bank": remember(features[others], rows, rule)}
-        scores.append(_ask(infer, healthy.take(block), memory)["score"])
-    return np.concatenate(scores).astype(np.float64)
+class _Remembered:
+    """A healthy run and a model with a memory.
 
+    Args:
+        infer: As for `commission`.
+        healthy: Whole windows.
+        local: The local inputs but for the memory.
+        shape: The memory's.
+        rule: As for `commission`.
+        windowing: As for `commission`.
+    """
 
-def _unlike(
-    scores: NDArray[np.float64],
-    infer: Infer,
-    healthy: Healthy,
-    features: NDArray[np.float64],
-    local: dict[str, NDArray[np.float32]],
-    rows: int,
-    rule: CommissioningRule,
-    windowing: Windowing,
-) -> tuple[str, ...]:
-    """Say so when the run's fifths are unlike each other: it was too short to see everything twice."""
-    if rule.blocks <= _LONG_BLOCKS:
-        return ()
-    long = rule.model_copy(update={"blocks": _LONG_BLOCKS})
-    try:
-        apart = _cross_scores(infer, healthy, features, local, rows, long, windowing, "")
-    except DataError:
-        return ()
-    share = float(np.quantile(apart, rule.quantile)) / max(float(np.quantile(scores, rule.quantile)), 1e-9)
-    if share < _UNLIKE:
-        return ()
-    fact = f"the run does not repeat itself (its parts differ {share:.1f} times more than its moments)"
-    return (f"{fact}: a longer run, over all that the machine does, would be better",)
+    def __init__(
+        self,
+        infer: Infer,
+        healthy: Healthy,
+        local: Mapping[str, NDArray[np.float32]],
+        shape: tuple[int, int],
+        rule: CommissioningRule,
+        windowing: Windowing,
+    ) -> None:
+        self._infer, self._healthy, self._local = infer, healthy, dict(local)
+        self._rows, self._rule = shape[0], rule
+        self._span = windowing.length * windowing.period_s
+        blank = np.zeros(shape, dtype=np.float32)
+        self.features = _ask(infer, healthy, {**local, "bank": blank})["features"].astype(np.float64)
+
+    def scored_by_others(self, blocks: int, source: str) -> NDArray[np.float64]:
+        """Score every stretch by a memory of the others; windows that overlap the stretch teach nothing about it."""
+        end, scores = self._healthy.end, []
+        for block in np.array_split(np.arange(len(end)), blocks):
+            others = (end < end[block[0]] - self._span) | (end > end[block[-1]] + self._span)
+            if others.sum() < self._rule.min_windows:
+                fact = f"is too short to score one stretch by the others ({others.sum()} windows are left for it)"
+                raise DataError(source, fact, "Give a longer healthy run.")
+            memory = {**self._local, "bank": remember(self.features[others], self._rows, self._rule)}
+            scores.append(_ask(self._infer, self._healthy.take(block), memory)["score"])
+        return np.concatenate(scores).astype(np.float64)
+
+    def does_not_repeat(self, scores: NDArray[np.float64]) -> tuple[str, ...]:
+        """Say so when the run's fifths are unlike each other: it was too short to see everything twice."""
+        if self._rule.blocks <= _LONG_BLOCKS:
+            return ()
+        try:
+            apart = self.scored_by_others(_LONG_BLOCKS, "")
+        except DataError:
+            return ()
+        level = self._rule.quantile
+        share = float(np.quantile(apart, level)) / max(float(np.quantile(scores, level)), 1e-9)
+        if share < _UNLIKE:
+            return ()
+        fact = f"the run does not repeat itself (its parts differ {share:.1f} times more than its moments)"
+        return (f"{fact}: a longer run, over all that the machine does, would be better",)
 
 
 def _ask(infer: Infer, healthy: Healthy, local: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
@@ -310,7 +335,7 @@ def _facts(windowing: Windowing, watched: NDArray[np.bool_], given: int, left_ou
         if not there
     ]
     if left_out:
-        facts.append(f"{left_out} windows with a channel missing were left out")
+        facts.append(f"{left_out} windows with a channel missing, or half missing, were left out")
     if given > MOST_WINDOWS:
         facts.append(f"{MOST_WINDOWS} of {given} windows were used, evenly over the run")
     return tuple(facts)

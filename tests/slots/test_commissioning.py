@@ -66,6 +66,19 @@ def test_mean_and_deviation_are_those_of_the_valid_cells() -> None:
     assert found.inputs["std"][0] == pytest.approx(cells.std(), rel=1e-5)
 
 
+def test_windows_with_half_of_a_channel_missing_are_no_examples_of_health() -> None:
+    given = healthy()
+    valid = given.valid.copy()
+    valid[::10, 1:, 1] = 0  # one of four values is left
+    valid[5::10, 3:, 1] = 0  # three of four are
+    found = made(Healthy(np.where(valid > 0, given.values, 0).astype(np.float32), valid, given.end))
+    assert found.windows == 180
+    assert any(fact.startswith("20 windows") for fact in found.facts)
+    sparse = given.valid.copy()
+    sparse[:, 1:, 1] = 0  # a channel that is always sparse is whole as it is
+    assert made(Healthy(np.where(sparse > 0, given.values, 0).astype(np.float32), sparse, given.end)).windows == 200
+
+
 def test_a_large_offset_does_not_eat_the_deviation() -> None:
     given = healthy()
     shifted = Healthy((given.values + np.float32(8192)).astype(np.float32), given.valid, given.end)

@@ -23,6 +23,7 @@ from edge_sft.models.sensors.encoder import PatchEncoder, patches
 from edge_sft.progress import Progress
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.slots.commissioning import Healthy, statistics
+from edge_sft.slots.memories import spread
 from edge_sft.training.sensors.windows import Windows, cut_run
 
 _AUTO_RATE = 3e-3
@@ -196,7 +197,7 @@ def healthy_stretches(recipe: SensorRecipe, runs: Sequence[Run]) -> list[Healthy
     size = 8 * window.length * len(recipe.data.channels)
     most = min(_MOST_WINDOWS, _MOST_BYTES // size)
     each = max(_LEAST_WINDOWS, most // max(1, len(runs)))
-    return [_healthy(recipe, run, each) for run in runs[: max(1, most // _LEAST_WINDOWS)]]
+    return [_healthy(recipe, runs[at], each) for at in spread(len(runs), max(1, most // _LEAST_WINDOWS))]
 
 
 def _healthy(recipe: SensorRecipe, run: Run, most: int) -> Healthy:

@@ -86,7 +86,9 @@ def train(members: Members, material: Material, schedule: Schedule, progress: Pr
         _train(_Stack([members.nets[number] for number in batched]), members, material, batched, schedule, progress)
     smaller = replace(schedule, batch_size=max(2, int(schedule.batch_size * _SHARE)))
     for number in others:  # one after the other: their batches would not fit into a processor's cache
-        _train(_Alone(members.nets[number], schedule), members, material, [number], smaller, progress)
+        with torch.random.fork_rng(devices=[]):  # layers' dropout knows only torch's own generator
+            torch.manual_seed(schedule.seed)
+            _train(_Alone(members.nets[number]), members, material, [number], smaller, progress)
 
 
 def _train(
@@ -207,13 +209,12 @@ class _Stack:
 
 
 class _Alone:
-    """Any other net, trained in place; its dropout draws from torch's own generator, which is seeded."""
+    """Any other net, trained in place; its dropout draws from torch's own generator."""
 
-    def __init__(self, net: nn.Module, schedule: Schedule) -> None:
+    def __init__(self, net: nn.Module) -> None:
         self._net = net.train()
         self.weights = [part for part in net.parameters() if part.dim() > 1]
         self.biases = [part for part in net.parameters() if part.dim() == 1]
-        torch.manual_seed(schedule.seed)
 
     def forward(self, features: Tensor, dropout: float, _: torch.Generator) -> Tensor:
         """Return [1, B] for features [1, B, F]."""
