@@ -24,6 +24,28 @@ class Budgets(BaseModel):
     memory_mb: float = Field(gt=0, description="growth of resident memory by loading one model")
 
 
+class Accelerator(BaseModel):
+    """The GPU that a target has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["nvidia"] = "nvidia"
+    compute_capabilities: tuple[str, ...] = Field(min_length=1, description="for example 8.7; any of them")
+    memory_mb: int = Field(gt=0)
+    shared_memory: bool = Field(default=False, description="one memory for processor and GPU, as on Jetson")
+
+
+class Building(BaseModel):
+    """How engines are built of a bundle's variants, on the device or ahead of time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_max: int = Field(default=1, ge=1, description="largest batch that an engine must take")
+    workspace_mb: int = Field(default=0, ge=0, description="memory that a build may use; 0 = the library's own limit")
+    timeout_s: float = Field(default=1800.0, gt=0, description="after which a build of one variant is given up")
+    cuda_graphs: bool = Field(default=False, description="replay a recorded launch instead of launching each kernel")
+
+
 class DeviceProfile(BaseModel):
     """What a target offers. ``variants`` are the permitted ones; the device measures and picks."""
 
@@ -38,6 +60,11 @@ class DeviceProfile(BaseModel):
     variants: tuple[VariantName, ...] = Field(min_length=1)
     threads: int = Field(default=0, ge=0, description="intra-op threads; 0 = all cores but one, at least one")
     budgets: Budgets
+    accelerator: Accelerator | None = None
+    building: Building = Building()
+    fall_back: bool = Field(
+        default=False, description="whether a variant whose engine cannot be built is passed over for the next one"
+    )
 
 
 def data_directory(kind: Literal["devices", "federation"]) -> Path:

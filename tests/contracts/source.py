@@ -24,7 +24,7 @@ class SourceContract:
     def make_source(self) -> Callable[[], Any]:
         raise NotImplementedError
 
-    def _take(self, source: Any, count: int, timeout_s: float = 10.0) -> list[Sample]:
+    def _take(self, source: Any, count: int, timeout_s: float = 30.0) -> list[Sample]:
         taken: list[Sample] = []
         deadline = time.monotonic() + timeout_s
         while len(taken) < count:

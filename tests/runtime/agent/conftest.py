@@ -54,7 +54,7 @@ def bombs() -> dict[str, bytes]:
     return dict(shared("bombs").bombs())
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+def eventually(condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
     """Wait until something is truthy; return it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -32,7 +32,7 @@ def _prediction(number: int = 0, stream: str = "cam") -> Prediction:
     )
 
 
-def _eventually(condition, timeout_s: float = 10.0, what: str = "condition"):
+def _eventually(condition, timeout_s: float = 30.0, what: str = "condition"):
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if condition():

@@ -41,7 +41,7 @@ def test_it_serves_with_its_password_only(tmp_path, engine, eventually):
         assert stat.S_IMODE(running.password_file.stat().st_mode) == 0o600
         with MqttLink(settings(running), client_id="a") as link:
             link.subscribe("x", lambda _, payload: got.append(payload))
-            link.wait_connected(5)
+            link.wait_connected(20)
             eventually(lambda: link.publish("x", b"hello") and bool(got))
         (tmp_path / "wrong").write_text("guess")
         for options in ({"password_file": tmp_path / "wrong"}, {"username": None, "password_file": None}):
@@ -64,7 +64,7 @@ def test_beyond_loopback_only_with_tls(tmp_path, engine, certificates):
     cert, key = ca.issue("server")
     with broker.start(tmp_path / "b", host="0.0.0.0", cert_file=cert, key_file=key, **engine) as running:
         with MqttLink(settings(running, ca_file=ca.ca_file), client_id="a") as link:
-            link.wait_connected(5)
+            link.wait_connected(20)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_everything_sent_is_delivered_once_and_in_order(mosquitto, eventually, v
         MqttLink(given, client_id="from", window=2000) as here,
     ):
         there.subscribe_delivery("plant/#", qos)
-        here.wait_connected(5)
+        here.wait_connected(20)
         eventually(lambda: here.publish("plant/probe", b"", 0) and got)
         for topic, payload in sent:
             assert here.publish(topic, payload, qos)
@@ -60,7 +60,7 @@ def test_answers_of_many_messages_go_with_one_write_and_let_the_broker_go_on(mos
     ):
         there.subscribe_delivery("rows")
         there.subscribe_delivery("probe", 0)
-        here.wait_connected(5)
+        here.wait_connected(20)
         eventually(lambda: here.publish("probe", b"", 0) and heard.is_set())
         for number in range(100):
             assert here.publish("rows", str(number))

@@ -37,7 +37,7 @@ def test_messages_go_and_come(mosquitto, eventually, version):
     got, answers = [], []
     with MqttLink(settings(broker.port, version=version), client_id="a") as link:
         link.subscribe("x/+", lambda topic, payload: got.append((topic, payload)))
-        link.wait_connected(5)
+        link.wait_connected(20)
         eventually(lambda: link.publish("x/1", b"one", done=answers.append))
         eventually(lambda: got == [("x/1", b"one")])
         eventually(lambda: answers == [True])
@@ -51,10 +51,10 @@ def test_messages_go_and_come(mosquitto, eventually, version):
 def test_mqtt5_keeps_to_what_the_broker_allows(mosquitto):
     broker = mosquitto("max_inflight_messages 7")
     with MqttLink(settings(broker.port, version="5"), client_id="a", window=500) as link:
-        link.wait_connected(5)
+        link.wait_connected(20)
         assert link.window == 5
     with MqttLink(settings(broker.port), client_id="a", window=500) as link:
-        link.wait_connected(5)
+        link.wait_connected(20)
         assert link.window == 500
 
 
@@ -65,13 +65,13 @@ def test_it_comes_back_after_the_broker_was_killed_and_subscribes_again(mosquitt
         with MqttLink(settings(broker.port), client_id="a") as link:
             link.on_connected(lambda: connections.append(link.session))
             link.subscribe("x", lambda _, payload: got.append(payload))
-            link.wait_connected(5)
+            link.wait_connected(20)
             assert link.last_error is None
             broker.kill()
             eventually(lambda: link.last_error is not None and "connection refused" in str(link.last_error))
             threading.Event().wait(0.6)  # several more attempts
             broker.start()
-            link.wait_connected(5)
+            link.wait_connected(20)
             eventually(lambda: link.publish("x", b"again") and bool(got))
     assert connections == [1, 2]
     refused = [r for r in caplog.records if "connection refused" in r.message]
@@ -106,7 +106,7 @@ def test_a_failing_callback_does_not_take_the_connection_down(mosquitto, eventua
 
     with MqttLink(settings(broker.port), client_id="a") as link:
         link.subscribe("x", fail)
-        link.wait_connected(5)
+        link.wait_connected(20)
         link.publish("x", b"1")
         link.publish("x", b"2")
         eventually(lambda: got == [b"1", b"2"])
@@ -116,7 +116,7 @@ def test_a_failing_callback_does_not_take_the_connection_down(mosquitto, eventua
 def test_a_stuck_connection_is_made_anew(mosquitto, eventually):
     broker = mosquitto()
     with MqttLink(settings(broker.port), client_id="a") as link:
-        link.wait_connected(5)
+        link.wait_connected(20)
         link.reset()
         eventually(lambda: link.session == 2 and link.connected)
 
@@ -126,14 +126,14 @@ def test_the_will_is_published_by_the_broker_but_not_after_a_farewell(mosquitto,
     seen = []
     with MqttLink(settings(broker.port), client_id="watcher") as watcher:
         watcher.subscribe("state", lambda _, payload: seen.append(payload))
-        watcher.wait_connected(5)
+        watcher.wait_connected(20)
         polite = MqttLink(settings(broker.port), client_id="a", will=Will("state", b"lost")).start()
-        polite.wait_connected(5)
+        polite.wait_connected(20)
         polite.stop()
         rude = MqttLink(settings(broker.port, longest_wait_s=60, first_wait_s=60), client_id="b", rng=random.Random(1))
         rude._will = Will("state", b"rude")
         with rude:
-            rude.wait_connected(5)
+            rude.wait_connected(20)
             rude.reset()
             eventually(lambda: seen == [b"rude"])
 
@@ -181,7 +181,7 @@ def test_wrong_password(mosquitto, tmp_path, version):
     assert "a client without user name" in failure_of(settings(broker.port, version=version))
     password.write_text("right\n")
     with MqttLink(given, client_id="a") as link:
-        link.wait_connected(5)
+        link.wait_connected(20)
 
 
 def test_missing_password_file(tmp_path):
@@ -204,7 +204,7 @@ def tls(mosquitto, certificates):
 def test_tls_with_the_right_and_the_wrong_ca(tls, certificates):
     broker, ca = tls()
     with MqttLink(settings(broker.port, ca_file=ca.ca_file), client_id="a") as link:
-        link.wait_connected(5)
+        link.wait_connected(20)
     wrong = certificates("stranger").ca_file
     assert "was not issued by the given CA" in failure_of(settings(broker.port, ca_file=wrong))
     assert "closed the connection before answering" in failure_of(settings(broker.port))
@@ -227,7 +227,7 @@ def test_a_certificate_near_its_end_is_announced(tls):
     events = []
     given = settings(broker.port, ca_file=ca.ca_file, cert_file=cert, key_file=key)
     with MqttLink(given, client_id="a", on_event=lambda *event: events.append(event)) as link:
-        link.wait_connected(5)
+        link.wait_connected(20)
         link.stop()
     told = [text for kind, text in events if kind == "certificate_expires"]
     assert told == ["the broker's certificate expires in 7 days", "this device's certificate expires in 3 days"]
@@ -244,7 +244,7 @@ def test_client_certificates_are_required_refused_and_rotated(tls, certificates,
         eventually(lambda: link.last_error is not None)
         bad_key.write_bytes(key.read_bytes())
         bad_cert.write_bytes(cert.read_bytes())
-        link.wait_connected(5)  # the files are read again at every attempt
+        link.wait_connected(20)  # the files are read again at every attempt
 
 
 def test_tls_asked_of_a_plain_port(mosquitto, certificates):
@@ -282,12 +282,12 @@ def test_a_subscription_that_is_refused_is_said_and_is_not_only_silence(mosquitt
     given = settings(broker.port, version=version)
     with MqttLink(given, client_id="a", on_event=lambda kind, text: events.append((kind, text))) as link:
         link.subscribe("mine/x", lambda _, payload: got.append(payload))
-        link.wait_connected(5)
+        link.wait_connected(20)
         assert link.subscription_error is None
         assert link.publish("mine/x", b"heard")
         eventually(lambda: got == [b"heard"])
         link.subscribe("theirs/#", lambda _, payload: got.append(payload))
         with pytest.raises(NetworkError, match="does not let a client without user name subscribe to theirs/#"):
-            link.wait_connected(5)
+            link.wait_connected(20)
         assert link.connected
         assert [kind for kind, _ in events] == ["mqtt_connected", "mqtt_subscription_refused"]

@@ -77,7 +77,7 @@ def test_the_broker_keeps_messages_for_a_ledger_that_is_away(mosquitto, tmp_path
     broker = mosquitto(*PERSISTENT)
     with Ledger(tmp_path / "l.db") as book:
         with Receiver(book, settings(broker)) as receiver:
-            receiver.link.wait_connected(5)
+            receiver.link.wait_connected(20)
             time.sleep(0.2)
         journal, _, _ = device(broker, ack="broker")
         for i in range(50):

@@ -18,7 +18,7 @@ def test_states_are_retained_renewed_and_end_offline(mosquitto, eventually):
 
     with MqttLink(given, client_id="d", will=last_will(TOPICS)) as link:
         with StateBeat(link, TOPICS, described, versions={"edge-sft": "0.1.0"}, every_s=0.2):
-            link.wait_connected(5)
+            link.wait_connected(20)
             with MqttLink(given, client_id="late") as watcher:
                 watcher.subscribe("#", lambda topic, payload: seen.update({topic: json.loads(payload)}))
                 eventually(lambda: len(seen) == 2)
@@ -46,9 +46,9 @@ def test_a_lost_device_is_offline_by_its_will(mosquitto, eventually):
     seen = {}
     with MqttLink(given, client_id="watcher") as watcher:
         watcher.subscribe("#", lambda topic, payload: seen.update({topic: json.loads(payload)}))
-        watcher.wait_connected(5)
+        watcher.wait_connected(20)
         with MqttLink(given, client_id="d", will=last_will(TOPICS)) as link:
-            link.wait_connected(5)
+            link.wait_connected(20)
             link.reset()
             eventually(lambda: seen.get(TOPICS.device_state, {}).get("online") is False)
 

@@ -85,7 +85,7 @@ def test_ledger_receives_until_it_is_told_to_stop(mosquitto, tmp_path, predictio
     acknowledged = []
     with MqttLink(MqttSettings(port=broker.port), client_id="d") as link:
         link.subscribe(topics.ack, lambda _, payload: acknowledged.append(payload))
-        link.wait_connected(5)
+        link.wait_connected(20)
         payload = Envelope(stream="cam", epoch=EPOCH, seq=0, prediction=prediction(0)).to_json()
         deadline = time.monotonic() + 20
         while not acknowledged and time.monotonic() < deadline:
@@ -105,7 +105,7 @@ def test_monitor_shows_decisions_and_who_is_online(mosquitto, prediction):
     )
     topics = Topics("s", "l", "press3")
     with MqttLink(MqttSettings(port=broker.port), client_id="d") as link:
-        link.wait_connected(5)
+        link.wait_connected(20)
         link.publish(topics.device_state, b'{"online": true}', retain=True)
         for seq in range(18):
             payload = Envelope(stream="cam", epoch=EPOCH, seq=seq, prediction=prediction(seq)).to_json()
