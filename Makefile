@@ -33,7 +33,7 @@ demo: install
 	$(BIN)/edge-sft demo $(if $(DATA),--data "$(DATA)")
 
 test: dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 check: dev
 	$(BIN)/ruff check .
