@@ -30,6 +30,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb("edge_sft.cli.export:export", "Make and gate the ONNX variants of a trained model."),
     "report": Verb("edge_sft.cli.report:report", "Write a trained model's HTML report."),
     "deploy": Verb("edge_sft.cli.deploy:deploy", "Prove a bundle on a device and switch to it."),
+    "bench": Verb("edge_sft.cli.bench:bench", "Measure how fast a model is on this machine."),
     "commission": Verb(
         "edge_sft.cli.commission:commission", "Teach a deployed anomaly model what is healthy on a machine."
     ),

@@ -13,8 +13,8 @@ DEVICE_HALF = ["runtime", "slots", "engines", "deploy", "bundle"]
 SINGLE_MODULES = [
     "errors", "task", "prediction", "policy", "preprocess", "profile", "strict_toml", "durable", "progress", "recipe",
 ]  # fmt: skip
-DEVICE_VERBS = ["deploy", "predict", "devices", "agent", "monitor", "ledger", "broker", "doctor", "schema", "bundle",
-                "keys", "main", "console", "paths", "commission"]  # fmt: skip
+DEVICE_VERBS = ["bench", "deploy", "predict", "devices", "agent", "monitor", "ledger", "broker", "doctor", "schema",
+                "bundle", "keys", "main", "console", "paths", "commission"]  # fmt: skip
 BLOCKED = ["torch", "torchvision", "onnx", "onnxscript", "flwr", "optimum", "safetensors", "sklearn", "scipy", "timm"]
 
 SCRIPT = """
