@@ -44,6 +44,7 @@ VERBS: dict[str, Verb] = {
     "doctor": Verb("edge_sft.cli.doctor:doctor", "Look at this machine and say what to mend."),
     "schema": Verb("edge_sft.cli.schema:schema", "Print the JSON Schema of the published decisions."),
     "agent init": Verb("edge_sft.cli.agent:init", "Write a commented agent.toml."),
+    "agent health": Verb("edge_sft.cli.agent:health", "Say whether the agent runs and nothing in it hangs."),
     "bundle inspect": Verb("edge_sft.cli.bundle:inspect", "Show what a bundle holds."),
     "bundle verify": Verb("edge_sft.cli.bundle:verify", "Verify a bundle's signature and every file in it."),
     "bundle sign": Verb("edge_sft.cli.bundle:sign", "Sign a bundle with another key."),
@@ -54,7 +55,7 @@ VERBS: dict[str, Verb] = {
 }
 
 GROUPS = {
-    "agent": "The agent's configuration.",
+    "agent": "The agent's configuration and health.",
     "bundle": "Look into, verify or re-sign a bundle.",
     "devices": "Device profiles.",
     "keys": "Signing keys.",

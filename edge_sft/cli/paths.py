@@ -32,6 +32,12 @@ def notify_socket() -> str | None:
     return os.environ.get("NOTIFY_SOCKET")
 
 
+def heartbeat_file() -> Path | None:
+    """Where the agent leaves its heartbeat (``EDGE_SFT_HEARTBEAT``), or None: nobody asked for one."""
+    given = os.environ.get("EDGE_SFT_HEARTBEAT")
+    return Path(given) if given else None
+
+
 def quiet_opencv() -> None:
     """Keep OpenCV and its FFmpeg from printing at every try to reach a camera; the agent says it once, in words."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
