@@ -16,8 +16,8 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Progress]:
-    """Yield a Progress drawn with rich, with time left."""
+def progress(on: Console = console) -> Iterator[Progress]:
+    """Yield a Progress drawn with rich, with time left; on ``errors`` where the answer itself goes to the screen."""
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -27,7 +27,7 @@ def progress() -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=console,
+        console=on,
     )
 
     class Drawn:

@@ -29,11 +29,11 @@ def cut(windowing: Windowing, grid: Grid, ends: NDArray[np.int64]) -> tuple[NDAr
     """Cut the windows that end at these rows: values and valid, float32 [n, T, C'], padded in front with zeros."""
     ends = np.asarray(ends, dtype=np.int64)
     rows = ends[:, None] + np.arange(1 - windowing.length, 1)
-    inside = rows >= _starts(grid)[ends][:, None]
+    there = np.maximum(rows, 0)
+    inside = (rows >= 0) & (grid.run[there] == grid.run[ends][:, None])
+    values, valid = grid.values[there], grid.valid[there]
     if inside.all():
-        return grid.values[rows], grid.valid[rows]
-    rows = np.where(inside, rows, 0)
-    values, valid = grid.values[rows], grid.valid[rows]
+        return values, valid
     values[~inside] = 0.0  # not × 0, which would leave −0
     valid[~inside] = 0.0
     return values, valid

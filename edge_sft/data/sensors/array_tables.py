@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sft.data.sensors.tables import Column, Table, Wanted, number, resolve, sha256_of
+from edge_sft.data.sensors.tables import Column, Table, Told, Wanted, number, resolve, sha256_of, unheard
 from edge_sft.errors import DeviceError
 
 
-def read_npz(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
+def read_npz(path: Path, name: str, wanted: Wanted, told: Told = unheard) -> list[Table] | str:
     """Read NumPy's NPZ; pickled objects are refused."""
     import zipfile
     import zlib
@@ -31,7 +31,7 @@ def read_npz(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
     return tables_of(arrays, name, sha256_of(path), wanted)
 
 
-def read_npy(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
+def read_npy(path: Path, name: str, wanted: Wanted, told: Told = unheard) -> list[Table] | str:
     """Read one NumPy array, [n] or [n, columns]; pickled objects are refused."""
     try:
         array = np.load(path, allow_pickle=False)
@@ -42,7 +42,7 @@ def read_npy(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
     return tables_of({"": array}, name, sha256_of(path), wanted)
 
 
-def read_mat(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
+def read_mat(path: Path, name: str, wanted: Wanted, told: Told = unheard) -> list[Table] | str:
     """Read MATLAB's MAT up to version 7; version 7.3 is HDF5 and says so.
 
     Raises:
@@ -62,26 +62,50 @@ def read_mat(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
     return tables_of(arrays, name, sha256_of(path), wanted)
 
 
-def read_parquet(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
+def read_parquet(path: Path, name: str, wanted: Wanted, told: Told = unheard) -> list[Table] | str:
     """Read Parquet.
 
     Raises:
         DeviceError: PyArrow is missing.
     """
+    pyarrow, parquet = _pyarrow()
+    columns: dict[str, Column] = {}
+    unread: dict[str, tuple[int, str]] = {}
+    try:
+        with parquet.ParquetFile(path) as file:
+            header, rows = tuple(str(column) for column in file.schema_arrow.names), file.metadata.num_rows
+            for column in wanted.names:  # one after the other: the table lies in memory once
+                place = resolve(column, header)
+                if place is not None:
+                    cells = _arrow(file.read(columns=[place]).column(place))
+                    columns[column], failed = _cells(cells, column, wanted)
+                    unread |= {} if failed is None else {column: failed}
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        return f"is no readable Parquet file ({str(error)[:200]})"
+    return [Table(name=name, sha256=sha256_of(path), rows=rows, columns=columns, header=header, unread=unread)]
+
+
+def peek_parquet(path: Path, rows: int) -> Table | str:
+    """Return the first rows of all columns; text where it cannot be read. Raises DeviceError: PyArrow is missing."""
+    pyarrow, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            header = tuple(str(column) for column in file.schema_arrow.names)
+            first = next(file.iter_batches(batch_size=rows), None)
+            batch = file.schema_arrow.empty_table() if first is None else pyarrow.Table.from_batches([first])
+            columns = {name: _arrow(batch.column(place)) for place, name in enumerate(header)}
+            return Table(name=path.name, sha256="", rows=file.metadata.num_rows, columns=columns, header=header)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        return f"is no readable Parquet file ({str(error)[:200]})"
+
+
+def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise DeviceError("Parquet files", "need PyArrow", "Install it: pip install pyarrow") from error
-    try:
-        file = parquet.ParquetFile(path)
-        header = [str(column) for column in file.schema_arrow.names]
-        found = {column: place for column in wanted.names if (place := resolve(column, header)) is not None}
-        table = file.read(columns=sorted(set(found.values())))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        return f"is no readable Parquet file ({str(error)[:200]})"
-    arrays = {place: _arrow(table.column(place)) for place in set(found.values())}
-    return [_columns_table(arrays, name, sha256_of(path), wanted, found, tuple(header), table.num_rows)]
+    return pyarrow, parquet
 
 
 def tables_of(arrays: Mapping[str, NDArray[Any]], name: str, digest: str, wanted: Wanted) -> list[Table] | str:
@@ -124,7 +148,7 @@ def _columns_table(
     for column, place in found.items():
         values = arrays[place]
         full = np.broadcast_to(values, (rows,)) if len(values) == 1 else values  # one speed for a whole recording
-        columns[column], failed = _typed(full, as_text=column in wanted.texts, as_time=column in wanted.times)
+        columns[column], failed = _cells(full, column, wanted)
         if failed:
             unread[column] = failed
     return Table(name=name, sha256=digest, rows=rows, columns=columns, header=header, unread=unread)
@@ -134,11 +158,12 @@ def _array_table(key: str, array: NDArray[Any], name: str, digest: str, wanted: 
     grid = array.reshape(len(array), -1)
     header = tuple(str(i + 1) for i in range(grid.shape[1])) if array.ndim <= 2 else ()
     found = {column: place for column in wanted.names if (place := resolve(column, header)) is not None}
-    columns = {
-        column: _typed(grid[:, int(place) - 1], as_text=column in wanted.texts, as_time=column in wanted.times)[0]
-        for column, place in found.items()
-    }
+    columns = {column: _cells(grid[:, int(place) - 1], column, wanted)[0] for column, place in found.items()}
     return Table(f"{name}/{key}" if key else name, digest, len(array), columns, header)
+
+
+def _cells(values: NDArray[Any], column: str, wanted: Wanted) -> tuple[Column, tuple[int, str] | None]:
+    return _typed(values, as_text=column in wanted.texts, as_time=column in wanted.times)
 
 
 def _typed(values: NDArray[Any], *, as_text: bool, as_time: bool) -> tuple[Column, tuple[int, str] | None]:
@@ -148,7 +173,8 @@ def _typed(values: NDArray[Any], *, as_text: bool, as_time: bool) -> tuple[Colum
         return np.where(np.isnat(values), np.nan, seconds), None
     if kind in "fiub" and not as_text:
         numbers = values.astype(np.float64)
-        return np.where(np.isfinite(numbers), numbers, np.nan), None
+        numbers[~np.isfinite(numbers)] = np.nan
+        return numbers, None
     cells = [_text(cell) for cell in values.tolist()]
     if as_text or as_time:
         return np.array(cells, dtype=object), None

@@ -84,6 +84,13 @@ def newest_first(time: NDArray[np.float64]) -> bool:
     return down > 1 and 100 * up < down
 
 
+def unbroken(rows: NDArray[np.intp]) -> NDArray[np.intp] | slice:
+    """Return rising rows without a gap as a slice: what it takes lies in memory once."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
 def by_file(setting: str, name: str, key: str) -> str | None:
     """Apply ``file:REGEX`` to a file's name: its first group, else the whole match, else None.
 
@@ -135,9 +142,9 @@ def _cut(table: Table, data: SensorData, time: NDArray[np.float64], keep: NDArra
     keys = {name: _key(table, getattr(data, name), name) for name in ("run", "group", "asset")}
     for rows in _together([codes for codes, _ in keys.values() if codes is not None], keep):
         turned = newest_first(time[rows])
-        rows = rows[::-1] if turned else rows  # noqa: PLW2901
         run, group, asset = (names[0 if codes is None else codes[rows[0]]] for codes, names in keys.values())
-        yield replace(_part(table, data, time, rows, run=run, group=group, asset=asset), turned=turned)
+        some = rows[::-1] if turned else unbroken(rows)
+        yield replace(_part(table, data, time, some, run=run, group=group, asset=asset), turned=turned)
 
 
 def _key(table: Table, setting: str, key: str) -> tuple[NDArray[np.int64] | None, list[str]]:
@@ -180,7 +187,7 @@ def _part(
     table: Table,
     data: SensorData,
     time: NDArray[np.float64],
-    rows: NDArray[np.intp],
+    rows: NDArray[np.intp] | slice,
     *,
     run: str,
     group: str,
@@ -199,7 +206,7 @@ def _part(
         missing = tuple(c.name for c, seen in zip(data.channels, pivoted.seen, strict=True) if not seen)
     else:
         when = time[rows]
-        values = np.full((len(rows), len(names)), np.nan)
+        values = np.full((len(when), len(names)), np.nan)
         for i, name in enumerate(names):
             if name in table.columns:
                 values[:, i] = table.columns[name][rows]

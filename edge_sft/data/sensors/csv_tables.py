@@ -18,7 +18,18 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sft.data.sensors.tables import NOTHING, Column, Table, Wanted, decimal_sign, number, resolve, sha256_of
+from edge_sft.data.sensors.tables import (
+    NOTHING,
+    Column,
+    Table,
+    Told,
+    Wanted,
+    decimal_sign,
+    number,
+    resolve,
+    sha256_of,
+    unheard,
+)
 
 _LOOK = 60  # lines looked at to find separator and header
 _CHUNK = 50_000  # rows turned into numbers at once: memory stays near that of the numbers
@@ -36,18 +47,18 @@ class Shape:
     units: dict[str, str]
 
 
-def read(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
+def read(path: Path, name: str, wanted: Wanted, told: Told = unheard) -> list[Table] | str:
     """Read a CSV file, gzipped or not; see `edge_sft.data.sensors.tables.read_tables`."""
     digest = sha256_of(path)
     try:
-        with _open(path) as file:
+        with opened(path) as file:
             shape = look(list(islice(file, _LOOK)), wanted.separator)
         if isinstance(shape, str):
             return shape
-        with _open(path) as file:
+        with opened(path) as file:
             for _ in range(shape.skip):
                 file.readline()
-            return [_read(file, name, digest, shape, wanted)]
+            return [_read(file, name, digest, shape, wanted, told)]
     except (EOFError, zlib.error, gzip.BadGzipFile):
         return "is damaged or truncated: its gzip stream does not end"
     except csv.Error as error:
@@ -57,7 +68,7 @@ def read(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
 def peek(path: Path, separator: str = "") -> tuple[Shape, list[list[str]]] | str:
     """Return a file's shape and its first rows; text where it cannot be read."""
     try:
-        with _open(path) as file:
+        with opened(path) as file:
             lines = list(islice(file, _LOOK + 400))
     except (OSError, EOFError, zlib.error) as error:
         return f"cannot be read ({error})"
@@ -70,7 +81,7 @@ def peek(path: Path, separator: str = "") -> tuple[Shape, list[list[str]]] | str
 
 def stream(path: Path, shape: Shape) -> Iterator[list[str]]:
     """Yield a file's rows behind its header, as cells. Raises OSError, EOFError, zlib.error or csv.Error."""
-    with _open(path) as file:
+    with opened(path) as file:
         for _ in range(shape.skip):
             file.readline()
         yield from _rows(file, shape.separator)
@@ -99,7 +110,8 @@ def look(lines: Sequence[str], separator: str = "") -> Shape | str:
     return Shape(separator, header, first + 1, {})
 
 
-def _open(path: Path) -> TextIO:
+def opened(path: Path) -> TextIO:
+    """Open a CSV file as text, gzipped or not, in the encoding that its beginning shows."""
     with path.open("rb") as packed:
         gzipped = packed.read(2) == b"\x1f\x8b"
     stream: Any = gzip.GzipFile(path) if gzipped else path.open("rb")
@@ -189,10 +201,12 @@ class _Gathered:
         return values
 
     def whole(self) -> Column:
-        return np.concatenate(self.chunks) if self.chunks else np.zeros(0)
+        made = np.concatenate(self.chunks) if self.chunks else np.zeros(0)
+        self.chunks.clear()  # one column at a time lies in memory twice
+        return made
 
 
-def _read(file: TextIO, name: str, digest: str, shape: Shape, wanted: Wanted) -> Table:
+def _read(file: TextIO, name: str, digest: str, shape: Shape, wanted: Wanted, told: Told) -> Table:
     places = {column: resolve(column, shape.header) for column in wanted.names}
     index = {column: shape.header.index(found) for column, found in places.items() if found is not None}
     gathered = {column: _Gathered(_kind(column, wanted)) for column in index}
@@ -206,6 +220,7 @@ def _read(file: TextIO, name: str, digest: str, shape: Shape, wanted: Wanted) ->
         rows += len(whole)
         for column, place in index.items():
             gathered[column].add([row[place] for row in whole])
+        told(rows)
     return Table(
         name=name,
         sha256=digest,

@@ -11,11 +11,12 @@ from pydantic import BaseModel
 
 from edge_sft.data.drafting import toml
 from edge_sft.data.recognise import model_name
+from edge_sft.data.sensors import csv_tables
 from edge_sft.data.sensors.columns import canonical
 from edge_sft.data.sensors.labelling import HEALTHY, UNHEALTHY
 from edge_sft.data.sensors.listing import list_files
 from edge_sft.data.sensors.recognise import Sighted, sight, with_unit
-from edge_sft.data.sensors.tables import kind_of
+from edge_sft.data.sensors.tables import Wanted, kind_of, read_tables
 from edge_sft.data.sensors.wording import count
 from edge_sft.data.words import means_good
 from edge_sft.errors import DataError
@@ -274,11 +275,12 @@ def _block(seen: Sighted) -> str:
 
 
 def _rows(path: Path) -> int:
-    """Count a CSV file's lines; of other files a guess will do."""
-    if kind_of(path) not in {".csv", ".tsv", ".txt", ".dat"} or path.suffix.lower() == ".gz":
-        return 1000
-    with path.open("rb") as file:
-        return max(1, sum(1 for _ in file))
+    """Count a file's rows, a CSV file's lines."""
+    if kind_of(path) in {".csv", ".tsv", ".txt", ".dat"}:
+        with csv_tables.opened(path) as file:
+            return max(1, sum(1 for _ in file))
+    tables = read_tables(path, path.name, Wanted())
+    return max([1, *(table.rows for table in tables)]) if not isinstance(tables, str) else 1
 
 
 def _write(values: Mapping[str, Any], remarks: Mapping[str, list[str]]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sft.data.sensors.columns import unbroken
 from edge_sft.data.sensors.events import Event
 from edge_sft.data.sensors.tables import Column
 from edge_sft.data.sensors.wording import names
@@ -47,14 +48,15 @@ class Record:
         return tuple(dict.fromkeys(name for name in (self.short, self.asset, self.group) if name))
 
     def rows(self, keep: NDArray[np.intp]) -> Record:
-        """Return these rows of it."""
+        """Return these rows of it, given in order; rows without a gap lie in memory once."""
+        some = unbroken(keep)
         return replace(
             self,
-            time=self.time[keep],
-            values=self.values[keep],
-            told=None if self.told is None else self.told[keep],
-            rul=None if self.rul is None else self.rul[keep],
-            labels=None if self.labels is None else self.labels[keep],
+            time=self.time[some],
+            values=self.values[some],
+            told=None if self.told is None else self.told[some],
+            rul=None if self.rul is None else self.rul[some],
+            labels=None if self.labels is None else self.labels[some],
         )
 
 

@@ -35,7 +35,7 @@ def pivot(
     columns take the last cell of each moment.
     """
     place = {name: i for i, name in enumerate(names)}
-    at = np.array([place.get(name, -1) for name in channel], dtype=np.int64)
+    at = np.fromiter((place.get(name, -1) for name in channel), dtype=np.int32, count=len(channel))
     if _channel_by_channel(time, channel):
         order = np.argsort(time, kind="stable")
         time, at, value = time[order], at[order], value[order]
@@ -46,12 +46,18 @@ def pivot(
     first = np.flatnonzero(new)
     last = np.append(first[1:], len(time)) - 1
     values = np.full((len(first), len(names)), np.nan)
-    known = at >= 0
-    values[row[known], at[known]] = value[known]
-    seen = tuple(bool((at == i).any()) for i in range(len(names)))
     useful = np.zeros(len(first), dtype=bool)
-    useful[row[known]] = True
-    return Wide(time[first][useful], values[useful], seen, {key: column[last][useful] for key, column in extra.items()})
+    seen = []
+    for i in range(len(names)):
+        mine = np.flatnonzero(at == i)
+        values[row[mine], i] = value[mine]
+        useful[row[mine]] = True
+        seen.append(len(mine) > 0)
+    extra = {key: column[last] for key, column in extra.items()}
+    if useful.all():
+        return Wide(time[first], values, tuple(seen), extra)
+    extra = {key: column[useful] for key, column in extra.items()}
+    return Wide(time[first][useful], values[useful], tuple(seen), extra)
 
 
 def _channel_by_channel(time: NDArray[np.float64], channel: Column) -> bool:

@@ -76,10 +76,15 @@ def _read(
     broken: list[Quarantined] = []
     columns = wanted(recipe.data)
     lacking: DeviceError | None = None
+    rows = 0
     progress.start("Reading files", len(files))
+
+    def told(more: int) -> None:
+        progress.advance(0, note=f"{rows + more:,} rows")
+
     for name, path in files:
         try:
-            result = read_tables(path, name, columns)
+            result = read_tables(path, name, columns, told)
         except DeviceError as error:
             lacking, result = error, f"cannot be read on this machine ({error})"
         for table in [] if isinstance(result, str) else result:
@@ -88,10 +93,11 @@ def _read(
                 broken.append(Quarantined(table.name, cut))
             else:
                 parts += cut
+                rows += table.rows
                 tables.append(replace(table, columns={}))
         if isinstance(result, str):
             broken.append(Quarantined(name, result))
-        progress.advance(1, note=f"{len(broken)} unusable" if broken else "")
+        progress.advance(1, note=f"{rows:,} rows" + (f", {len(broken)} unusable" if broken else ""))
     if lacking is not None and not parts:
         raise lacking
     return tables, parts, broken
@@ -138,11 +144,13 @@ def _blocks(record: Record, recipe: SensorRecipe) -> list[Record]:
         return [record]
     block = np.floor(record.time / span).astype(np.int64)
     pieces = []
-    for which in np.unique(block):
-        start = int(which) * span
+    order = np.argsort(block, kind="stable")
+    held, firsts = np.unique(block[order], return_index=True)
+    for which, keep in zip(held.tolist(), np.split(order, firsts[1:]), strict=True):
+        start = which * span
         # dates where the column is a clock, else the block's number
-        name = str(np.datetime64(int(start), "s")) if start > 1e8 else str(int(which))
-        piece = record.rows(np.flatnonzero(block == which))
+        name = str(np.datetime64(int(start), "s")) if start > 1e8 else str(which)
+        piece = record.rows(keep)
         pieces.append(replace(piece, id=f"{record.id}/{name}", group=name, sha256=f"{record.sha256} {name}"))
     return pieces
 

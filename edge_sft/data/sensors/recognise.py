@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_sft.data.sensors import times
 from edge_sft.data.sensors.csv_tables import peek
@@ -16,6 +18,7 @@ from edge_sft.data.sensors.listing import Listing
 from edge_sft.data.sensors.tables import NOTHING, kind_of, number
 
 _LOOK = 12  # files looked at
+_ROWS = 400  # of each
 _NAMES: dict[str, str] = {  # roles by what a column's name is, or ends or begins with; first match counts
     "time": "timestamp|datetime|date_?time|time|date|zeit|zeitstempel|uhrzeit|datum|horodatage|fecha|hora|cycle|cycles|"
     "time_?in_?cycles|t|ts|epoch|seconds|elapsed",
@@ -155,8 +158,12 @@ def _columns(path: Path) -> list[Column] | str:
 
 
 def _array_columns(path: Path) -> list[Column] | str:
+    from edge_sft.data.sensors.array_tables import peek_parquet
     from edge_sft.data.sensors.tables import Wanted, read_tables
 
+    if kind_of(path) == ".parquet":
+        peeked = peek_parquet(path, _ROWS)
+        return peeked if isinstance(peeked, str) else [Column(n, _shown(c)) for n, c in peeked.columns.items()]
     # a name that no array has shows what there is: recordings of numbered columns, or a header
     tables = read_tables(path, path.name, Wanted(numbers=tuple(str(i) for i in range(1, 513))))
     if isinstance(tables, str):
@@ -168,12 +175,11 @@ def _array_columns(path: Path) -> list[Column] | str:
         header = keys  # arrays of one length, one of them called like a time or a machine: columns
     named = read_tables(path, path.name, Wanted(numbers=tuple(header)))
     table = tables[0] if isinstance(named, str) else named[0]
-    return [
-        Column(
-            name, tuple(str(v) for v in np.asarray(table.columns[name][:400]).tolist()) if name in table.columns else ()
-        )
-        for name in header
-    ]
+    return [Column(name, _shown(table.columns[name]) if name in table.columns else ()) for name in header]
+
+
+def _shown(cells: NDArray[Any]) -> tuple[str, ...]:
+    return tuple(str(cell) for cell in cells[:_ROWS].tolist())
 
 
 def _roles(

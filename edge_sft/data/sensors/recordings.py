@@ -10,16 +10,23 @@ from edge_sft.data.sensors.joining import join
 from edge_sft.data.sensors.listing import list_files
 from edge_sft.data.sensors.tables import Table, read_tables
 from edge_sft.errors import DataError, DeviceError
+from edge_sft.progress import Progress, Silent
 from edge_sft.sensor_recipe import SensorRecipe
 
 
-def read_recordings(recipe: SensorRecipe, paths: Sequence[Path], tell: Callable[[str], None]) -> list[Part]:
+def read_recordings(
+    recipe: SensorRecipe,
+    paths: Sequence[Path],
+    tell: Callable[[str], None],
+    progress: Progress = Silent(),  # noqa: B008
+) -> list[Part]:
     """Read files as training would, labels aside.
 
     Args:
         recipe: Says what the columns mean.
         paths: Files of rows, or folders of them.
         tell: Told what is left out, and which file lacks a channel, a line each; the rest goes on.
+        progress: Told about every file.
 
     Raises:
         DataError: Nothing of it can be used.
@@ -29,10 +36,12 @@ def read_recordings(recipe: SensorRecipe, paths: Sequence[Path], tell: Callable[
     reasons: list[str] = []
     columns = wanted(recipe.data)
     lacking: DeviceError | None = None
-    for name, file in (one for path in paths for one in list_files(path, recipe.data.pattern).files):
+    files = [one for path in paths for one in list_files(path, recipe.data.pattern).files]
+    progress.start("Reading files", len(files))
+    for name, file in files:
         tables: list[Table] | str
         try:
-            tables = read_tables(file, name, columns)
+            tables = read_tables(file, name, columns, lambda rows: progress.advance(0, note=f"{rows:,} rows"))
         except DeviceError as error:
             lacking, tables = error, f"cannot be read on this machine ({error})"
         for cut in [tables] if isinstance(tables, str) else [parts_of(table, recipe) for table in tables]:
@@ -41,6 +50,7 @@ def read_recordings(recipe: SensorRecipe, paths: Sequence[Path], tell: Callable[
                 tell(f"left out: {reasons[-1]}")
             else:
                 found += cut
+        progress.advance()
     if not found:
         if lacking is not None:
             raise lacking

@@ -74,7 +74,8 @@ class Table:
     broken: int = 0
 
 
-Reader = Callable[[Path, str, Wanted], "list[Table] | str"]
+Told = Callable[[int], None]  # takes how many rows were read so far
+Reader = Callable[[Path, str, Wanted, Told], "list[Table] | str"]
 
 # suffix → module and function, imported on use; a file type more is one entry and one function
 READERS: dict[str, str] = {
@@ -92,13 +93,18 @@ def kind_of(path: Path) -> str:
     return suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else suffixes[-1] if suffixes else ""
 
 
-def read_tables(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
+def unheard(rows: int) -> None:
+    """Tell nobody how many rows were read."""
+
+
+def read_tables(path: Path, name: str, wanted: Wanted, told: Told = unheard) -> list[Table] | str:
     """Read one file.
 
     Args:
         path: Where it lies.
         name: What people call it: its path below the data folder.
         wanted: The columns to read.
+        told: Told on the way how many rows were read, where a file is read row by row.
 
     Returns:
         Its tables (several where it holds several recordings), or why it cannot be used, as a clause.
@@ -116,7 +122,7 @@ def read_tables(path: Path, name: str, wanted: Wanted) -> list[Table] | str:
     try:
         if path.stat().st_size == 0:
             return "is an empty file"
-        return reader(path, name, wanted)
+        return reader(path, name, wanted, told)
     except (OSError, EOFError) as error:
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
     except EdgeSftError:

@@ -28,13 +28,14 @@ from edge_sft.task import Task, window_anomaly
 from edge_sft.training.sensors.anomaly_encoder import healthy_stretches, learn
 from edge_sft.training.sensors.commissioned import Judged, asker, judge_run, numbers, scores_of
 from edge_sft.training.sensors.trained import Trained
-from edge_sft.training.sensors.windows import cut_run
+from edge_sft.training.sensors.windows import Laid, affordable
 
 ENCODER = "encoder"
 _RULES = {"bank": "neighbours", "t2q": "components", "encoder": "core-set"}
 # Windows of each training run that the bundle's default memory is made of: enough for quantization ranges and golden
 # answers; no machine is judged by it.
 _DEFAULT_WINDOWS = 2_000
+_DEFAULT_RUNS = 50  # of more runs fewer windows each
 # Runs that the choice between the methods is made on; more take minutes and change nothing.
 _CHOICE_RUNS = 20
 # More channels than this drown the one that goes wrong in a plain mean; see `BankAnomaly`.
@@ -98,8 +99,9 @@ def usual_shares(recipe: SensorRecipe, runs: Sequence[Run]) -> tuple[float, ...]
     windowing = recipe.windowing()
     shares = []
     for run in runs:
-        valid = cut_run(windowing, run).valid
-        counts = valid[spread(len(valid), _DEFAULT_WINDOWS)].sum(axis=1, dtype=np.float64)
+        laid = Laid(windowing, run)
+        some = laid.take(spread(len(laid), affordable(windowing, _DEFAULT_WINDOWS)))
+        counts = some.valid.sum(axis=1, dtype=np.float64)
         shares.append(counts / np.maximum(counts.max(axis=1, keepdims=True), 1.0))
     if not any(map(len, shares)):
         return (1.0,) * len(windowing.names)
@@ -214,7 +216,7 @@ def _judge(
     progress.start(f"judging {title}", len(runs))
     judged = []
     for run in runs:
-        one = judge_run(infer, task, recipe.windowing(), policy, run)
+        one = judge_run(infer, task, recipe.windowing(), policy, run, progress=progress)
         progress.advance(note=run.id)
         if len(one.time):
             judged.append(one)
@@ -225,12 +227,13 @@ def _defaults(
     recipe: SensorRecipe, task: Task, module: nn.Module, policy: AnomalyPolicy, dataset: SensorDataset
 ) -> dict[str, NDArray[np.float32]]:
     """Return local inputs made of all training machines: what golden answers and quantization ranges are taken with."""
-    parts = []
-    for run in dataset.split("train"):
-        windows = cut_run(recipe.windowing(), run)
-        healthy = np.arange(len(windows)) if windows.label is None else np.flatnonzero(windows.label != 1)
-        kept = healthy[spread(len(healthy), _DEFAULT_WINDOWS)]
-        parts.append(Healthy(windows.values[kept], windows.valid[kept], windows.end[kept]))
+    parts, windowing, runs = [], recipe.windowing(), dataset.split("train")
+    each = max(1, min(_DEFAULT_WINDOWS, affordable(windowing, _DEFAULT_RUNS * _DEFAULT_WINDOWS) // len(runs)))
+    for run in runs:
+        laid = Laid(windowing, run)
+        healthy = np.arange(len(laid)) if laid.label is None else np.flatnonzero(laid.label != 1)
+        windows = laid.take(healthy[spread(len(healthy), each)])
+        parts.append(Healthy(windows.values, windows.valid, windows.end))
     pooled = Healthy(
         np.concatenate([part.values for part in parts]),
         np.concatenate([part.valid for part in parts]),
@@ -241,7 +244,7 @@ def _defaults(
         raise DataError(str(dataset.root), "gives no window to train on", "Look at what `edge-sft check` says.")
     words = {"model_digest": "0" * 64, "asset": "", "created_at": "", "source": "the training runs"}
     rule, infer = policy.commissioning, asker(module, task)
-    made = commission(infer, task, recipe.windowing(), pooled, rule, **words, alarm=policy.alarm)
+    made = commission(infer, task, windowing, pooled, rule, **words, alarm=policy.alarm)
     return made.inputs
 
 

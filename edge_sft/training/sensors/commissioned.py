@@ -19,13 +19,16 @@ from edge_sft.metrics.classification import roc
 from edge_sft.policy import AlarmRule, AnomalyPolicy
 from edge_sft.prediction import Prediction, rfc3339
 from edge_sft.preprocess import Windowing
-from edge_sft.slots.commissioning import Commissioning, Healthy, Infer, commission
+from edge_sft.progress import Progress, Silent
+from edge_sft.slots.commissioning import MOST_WINDOWS, Commissioning, Healthy, Infer, commission
+from edge_sft.slots.memories import spread
 from edge_sft.task import Task
-from edge_sft.training.sensors.windows import Windows, cut_run
+from edge_sft.training.sensors.windows import Laid, affordable
 
 _NOWHERE = "0" * 64
 _DAY_S = 86_400.0
 _BATCH = 256
+_TOLD = 100 * _BATCH
 
 
 @dataclass(frozen=True)
@@ -76,19 +79,26 @@ def asker(module: nn.Module, task: Task) -> Infer:
 
 
 def judge_run(
-    infer: Infer, task: Task, windowing: Windowing, policy: AnomalyPolicy, run: Run, *, head_s: float | None = None
+    infer: Infer,
+    task: Task,
+    windowing: Windowing,
+    policy: AnomalyPolicy,
+    run: Run,
+    *,
+    head_s: float | None = None,
+    progress: Progress = Silent(),  # noqa: B008
 ) -> Judged:
     """Commission a machine on the beginning of a run and judge what follows.
 
     The beginning is the run's first third, or the first ``head_s`` of the time column's unit; it ends at the first
-    row labelled abnormal.
+    row labelled abnormal. ``progress`` is told on the way how many windows were judged.
     """
-    windows = cut_run(windowing, run)
+    windows = Laid(windowing, run)
     label = np.full(len(windows), -1, dtype=np.int64) if windows.label is None else windows.label
-    head = _head(windows, label, head_s)
+    head = _head(windows.end, label, head_s)
     known, why = _commissioned(infer, task, windowing, policy, run, windows, head)
     inputs = blank_inputs(task) if known is None else known.inputs
-    score, contributions = _scores(infer, windows, inputs)
+    score, contributions = _scores(infer, windows, inputs, len(windowing.names), progress)
     threshold = float("nan") if known is None else known.threshold
     alarmed, opened = follow(score, windows.end, threshold, policy.alarm, ~head)
     return Judged(run.id, windows.end, score, threshold, label, contributions, head, alarmed, opened, why)
@@ -108,14 +118,24 @@ def follow(
     case, opened = Case(), 0
     now = rfc3339(datetime.fromtimestamp(0, timezone.utc))
     blank = Prediction(stream="", captured_at=now, decided_at=now, latency_ms=0, verdict="ok")
-    for row in np.flatnonzero(watched):
-        ratio = float(score[row]) / threshold
+    rows = np.flatnonzero(watched)
+    ratios = score[rows] / threshold
+    eventful = np.flatnonzero(~(ratios < 1))  # nok, or not to be decided
+    at = 0
+    while at < len(rows):
+        if not case.open and case.bad_since_s is None:  # until the next of them nothing can begin
+            following = int(np.searchsorted(eventful, at))
+            if following == len(eventful):
+                break
+            at = int(eventful[following])
+        row, ratio = rows[at], float(ratios[at])
         finite = np.isfinite(ratio)
         verdict = "no_decision" if not finite else "nok" if ratio >= 1 else "ok"
         told = blank.model_copy(update={"verdict": verdict, "score": ratio if finite else None})
         case, events = step(case, told, rule, float(time[row]))
         opened += sum(event.kind == "case_opened" for event in events)
         alarmed[row] = case.open
+        at += 1
     return alarmed, opened
 
 
@@ -180,10 +200,12 @@ def _commissioned(
     windowing: Windowing,
     policy: AnomalyPolicy,
     run: Run,
-    windows: Windows,
+    windows: Laid,
     head: NDArray[np.bool_],
 ) -> tuple[Commissioning | None, str | None]:
-    healthy = Healthy(windows.values[head], windows.valid[head], windows.end[head])
+    beginning = np.flatnonzero(head)
+    some = windows.take(beginning[spread(len(beginning), affordable(windowing, MOST_WINDOWS))])
+    healthy = Healthy(some.values, some.valid, some.end)
     labels = {"model_digest": _NOWHERE, "asset": run.asset, "created_at": "", "source": run.id}
     try:
         made = commission(infer, task, windowing, healthy, policy.commissioning, **labels, alarm=policy.alarm)
@@ -192,14 +214,14 @@ def _commissioned(
         return None, str(error)
 
 
-def _head(windows: Windows, label: NDArray[np.int64], head_s: float | None) -> NDArray[np.bool_]:
-    head = np.zeros(len(windows), dtype=np.bool_)
-    if not len(windows):
+def _head(end: NDArray[np.float64], label: NDArray[np.int64], head_s: float | None) -> NDArray[np.bool_]:
+    head = np.zeros(len(end), dtype=np.bool_)
+    if not len(end):
         return head
     if head_s is None:
-        head[: max(1, len(windows) // 3)] = True
+        head[: max(1, len(end) // 3)] = True
     else:
-        head = windows.end <= windows.end[0] + head_s
+        head = end <= end[0] + head_s
     bad = np.flatnonzero(label == 1)
     if len(bad):
         head[bad[0] :] = False
@@ -207,14 +229,16 @@ def _head(windows: Windows, label: NDArray[np.int64], head_s: float | None) -> N
 
 
 def _scores(
-    infer: Infer, windows: Windows, inputs: dict[str, NDArray[np.float32]]
+    infer: Infer, windows: Laid, inputs: dict[str, NDArray[np.float32]], channels: int, progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    scores, shares = [np.zeros(0)], [np.zeros((0, windows.values.shape[2]), dtype=np.float32)]
+    scores, shares = [np.zeros(0)], [np.zeros((0, channels), dtype=np.float32)]
     for start in range(0, len(windows), _BATCH):
-        part = slice(start, start + _BATCH)
-        outputs = infer({"window": windows.values[part], "valid": windows.valid[part], **inputs})
+        part = windows.take(slice(start, start + _BATCH))
+        outputs = infer({"window": part.values, "valid": part.valid, **inputs})
         scores.append(outputs["score"].astype(np.float64))
         shares.append(outputs["contributions"])
+        if start % _TOLD == 0:
+            progress.advance(0, note=f"{start:,} of {len(windows):,} windows")
     return np.concatenate(scores), np.concatenate(shares)
 
 

@@ -17,7 +17,8 @@ from edge_sft.data.sensors.dataset import Run
 from edge_sft.models.sensors.classifier import Fronts
 from edge_sft.preprocess import Windowing
 from edge_sft.progress import Progress
-from edge_sft.training.sensors.windows import cut_run
+from edge_sft.slots.memories import spread
+from edge_sft.training.sensors.windows import Laid
 
 _BATCH = 64
 _MOST = 12_000  # windows of one split; a shaft's next second tells little that is new
@@ -81,9 +82,8 @@ def examples_of(
     most = max(_MOST // max(len(runs), 1), 1)
     parts: list[Examples] = []
     for place, run in enumerate(runs):
-        windows = cut_run(windowing, run, place, numbers[run.group])
-        if len(windows) > most:
-            windows = windows.take(np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64)))
+        laid = Laid(windowing, run, place, numbers[run.group])
+        windows = laid.take(spread(len(laid), most))
         label = np.full(len(windows), -1, dtype=np.int64) if windows.label is None else windows.label
         parts.append(Examples(look(fronts, windows.values, windows.valid), label, windows.group, windows.run))
         if channel_drop and windows.values.shape[2] > 1:

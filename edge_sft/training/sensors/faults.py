@@ -28,7 +28,7 @@ from edge_sft.training.sensors.choosing import Chosen, choose_views, joined
 from edge_sft.training.sensors.examples import Examples, examples_of
 from edge_sft.training.sensors.heads import Floats, Training, balanced_accuracy, fit_heads, votes
 from edge_sft.training.sensors.trained import Trained
-from edge_sft.training.sensors.windows import cut_run
+from edge_sft.training.sensors.windows import Laid
 
 _STATISTICS = ("last", "mean", "std", "slope")
 _STEPS = 100  # 200 name no more machines right that were left out
@@ -194,11 +194,13 @@ def _normaliser(recipe: SensorRecipe, runs: tuple[Run, ...]) -> Normaliser:
     share = max(_ROWS // max(len(runs), 1), 1)
     values, valid = [], []
     for run in runs:
-        windows = cut_run(windowing, run)
-        rows, known = (part.reshape(-1, part.shape[2]) for part in (windows.values, windows.valid))
-        some = slice(None, None, max(len(rows) // share, 1))
-        values.append(rows[some])
-        valid.append(known[some])
+        laid = Laid(windowing, run)
+        rows = len(laid) * windowing.length
+        window, step = np.divmod(np.arange(0, rows, max(rows // share, 1)), windowing.length)
+        held, place = np.unique(window, return_inverse=True)
+        windows = laid.take(held)
+        values.append(windows.values[place, step])
+        valid.append(windows.valid[place, step])
     names = [channel.name for channel in windowing.channels]
     conditions = tuple(names.index(name) for name in recipe.data.conditions)
     clusters = recipe.normalise.clusters if recipe.normalise.by == "condition" else 1

@@ -14,6 +14,9 @@ from edge_sft.data.sensors.dataset import Run, SensorDataset
 from edge_sft.preprocess import Windowing
 from edge_sft.sensor_recipe import SensorRecipe
 
+_MOST_BYTES = 512 * 2**20  # of windows that lie in memory together
+_LEAST_WINDOWS = 100
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -65,33 +68,60 @@ def iterate(windowing: Windowing, runs: tuple[Run, ...]) -> Iterator[Windows]:
         yield cut_run(windowing, run, number, groups[run.group])
 
 
-def cut_run(windowing: Windowing, run: Run, number: int = 0, group: int = 0) -> Windows:
-    """Cut one run's windows; ``number`` and ``group`` become their ``run`` and ``group``."""
-    return concatenated(list(pieces(windowing, run, number, group)), windowing)
+class Laid:
+    """One run on its grid, its windows not cut yet: those of a recording of months do not fit into memory at once.
 
+    Attributes:
+        end: float64 [n], end of every window that the device would see.
+        label: int64 [n], label of the newest raw row that each window saw; None without labels.
+    """
 
-def pieces(
-    windowing: Windowing, run: Run, number: int = 0, group: int = 0, most: int | None = None
-) -> Iterator[Windows]:
-    """Cut one run's windows, at most so many at once: a run of months does not fit into memory as windows."""
-    from edge_sft.preprocess.cutting import cut, ends_of, grid_run
+    def __init__(self, windowing: Windowing, run: Run, number: int = 0, group: int = 0) -> None:
+        from edge_sft.preprocess.cutting import ends_of, grid_run
 
-    grid = grid_run(windowing, run.time, run.values)
-    every = ends_of(windowing, grid)
-    for start in range(0, len(every), most or max(1, len(every))):
-        rows = every[start:] if most is None else every[start : start + most]
-        values, valid = cut(windowing, grid, rows)
-        newest = run.newest(grid.time[rows])
-        yield Windows(
+        self._windowing, self._run, self._number, self._group = windowing, run, number, group
+        self._grid = grid_run(windowing, run.time, run.values)
+        self._rows = ends_of(windowing, self._grid)
+        self.end = self._grid.time[self._rows]
+        self._newest = None if run.labels is None and run.rul is None else run.newest(self.end)
+        self.label = None if run.labels is None else run.labels[self._newest]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Windows:
+        """Cut the windows at these positions (or where True)."""
+        from edge_sft.preprocess.cutting import cut
+
+        rows, run = self._rows[index], self._run
+        values, valid = cut(self._windowing, self._grid, rows)
+        return Windows(
             values=values,
             valid=valid,
-            run=np.full(len(rows), number, dtype=np.int64),
+            run=np.full(len(rows), self._number, dtype=np.int64),
             row=rows,
-            end=grid.time[rows],
-            label=None if run.labels is None else run.labels[newest],
-            rul=None if run.rul is None else run.rul[newest],
-            group=np.full(len(rows), group, dtype=np.int64),
+            end=self.end[index],
+            label=None if self.label is None else self.label[index],
+            rul=None if run.rul is None or self._newest is None else run.rul[self._newest[index]],
+            group=np.full(len(rows), self._group, dtype=np.int64),
         )
+
+
+def cut_run(windowing: Windowing, run: Run, number: int = 0, group: int = 0) -> Windows:
+    """Cut one run's windows; ``number`` and ``group`` become their ``run`` and ``group``."""
+    return Laid(windowing, run, number, group).take(slice(None))
+
+
+def pieces(windowing: Windowing, run: Run, number: int, group: int, most: int) -> Iterator[Windows]:
+    """Cut one run's windows, at most so many at once."""
+    laid = Laid(windowing, run, number, group)
+    for start in range(0, len(laid), most):
+        yield laid.take(slice(start, start + most))
+
+
+def affordable(windowing: Windowing, most: int) -> int:
+    """Return how many windows may lie in memory together: ``most``, fewer of long or wide ones."""
+    return max(_LEAST_WINDOWS, min(most, _MOST_BYTES // (8 * windowing.length * len(windowing.names))))
 
 
 def concatenated(parts: list[Windows], windowing: Windowing) -> Windows:
@@ -100,6 +130,8 @@ def concatenated(parts: list[Windows], windowing: Windowing) -> Windows:
         empty = np.zeros((0, windowing.length, len(windowing.names)), dtype=np.float32)
         none = np.zeros(0, dtype=np.int64)
         return Windows(empty, empty, none, none, np.zeros(0), None, None, none)
+    if len(parts) == 1:
+        return parts[0]
     labelled, lived = any(p.label is not None for p in parts), any(p.rul is not None for p in parts)
     unknown = [np.full(len(part), -1, dtype=np.int64) if part.label is None else part.label for part in parts]
     lives = [np.full(len(part), np.nan) if part.rul is None else part.rul for part in parts]

@@ -96,3 +96,21 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     (tmp_path / "v.parquet").write_bytes(b"PAR1")
     with pytest.raises(DeviceError, match="pip install pyarrow"):
         read_tables(tmp_path / "v.parquet", "v.parquet", Wanted(numbers=("a",)))
+
+
+def test_parquet_is_read_column_by_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "v.parquet"
+    parquet.write_table(pyarrow.table({"a": [1.0, 2.0], "b": ["3", "x"], "c": [1, 2]}), path)
+    asked: list[list[str]] = []
+    read = parquet.ParquetFile.read
+    monkeypatch.setattr(parquet.ParquetFile, "read", lambda self, columns: asked.append(columns) or read(self, columns))
+    tables = read_tables(path, "v.parquet", Wanted(numbers=("a", "b")))
+    assert not isinstance(tables, str)
+    assert asked == [["a"], ["b"]]
+    assert tables[0].rows == 2
+    assert tables[0].header == ("a", "b", "c")
+    assert tables[0].columns["a"].tolist() == [1.0, 2.0]
+    assert tables[0].unread == {"b": (1, "x")}

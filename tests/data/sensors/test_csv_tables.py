@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_sft.data.sensors import csv_tables
 from edge_sft.data.sensors.tables import Table, Wanted, number, read_tables, resolve
 
 WANTED = Wanted(numbers=("a", "b"), times=("t",))
@@ -81,7 +82,7 @@ def test_rows_of_another_width_are_left_out_and_counted(tmp_path: Path) -> None:
         (b"", "empty"),
         (b"\n \n", "nothing but empty lines"),
         (b"\0" * 300, "zero bytes"),
-        (gzip.compress(b"t,a,b\n" + b"1,2,3\n" * 9000)[:-40], "truncated"),
+        (gzip.compress(b"t,a,b\n" + b"1,2,3\n" * 9000, mtime=0)[:-40], "truncated"),
     ],
 )
 def test_what_is_no_table_says_why(tmp_path: Path, content: bytes, words: str) -> None:
@@ -132,3 +133,14 @@ def test_a_column_tells_what_its_comma_means(tmp_path: Path, cells: list[str], n
     rows = "".join(f"{k};{cell}\n" for k, cell in enumerate(cells))
     table = read(tmp_path / "x.csv", f"t;a\n{rows}", Wanted(numbers=("a",), times=("t",)))
     np.testing.assert_array_equal(table.columns["a"], numbers)
+
+
+def test_a_long_file_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_tables, "_CHUNK", 10)
+    path = tmp_path / "x.csv"
+    path.write_text("t,a,b\n" + "".join(f"{i},{i},2\n" for i in range(35)))
+    told: list[int] = []
+    tables = read_tables(path, "x.csv", WANTED, told.append)
+    assert told == [10, 20, 30, 35]
+    assert not isinstance(tables, str)
+    assert tables[0].columns["a"].tolist() == list(range(35))

@@ -182,3 +182,33 @@ def test_arrays_are_columns_where_one_is_a_time(tmp_path: Path) -> None:
     recipe = drafted(tmp_path / "fd.npz")
     assert (recipe.data.run, recipe.data.time) == ("unit", "cycle")
     assert len(open_sensor_dataset(recipe).runs) == 6
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_one_machine_is_cut_into_about_twenty_blocks_whatever_the_file(tmp_path: Path, kind: str) -> None:
+    import gzip
+
+    import pyarrow
+    from pyarrow import parquet
+
+    path, time = tmp_path / f"one.{kind}", np.arange(20_000) * 0.5
+    temp = np.sin(time / 100)
+    text = "time,temp\n" + "".join(f"{t},{v:.4f}\n" for t, v in zip(time, temp, strict=True))
+    if kind == "parquet":
+        parquet.write_table(pyarrow.table({"time": time, "temp": temp}), path)
+    else:
+        path.write_bytes(gzip.compress(text.encode()) if kind == "csv.gz" else text.encode())
+    assert drafted(path).data.group == "time:500"
+
+
+def test_a_draft_looks_at_the_first_rows_of_parquet_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    for machine in range(4):
+        table = pyarrow.table({"time": np.arange(900.0), "temp": np.arange(900.0) % 7, "site": ["A"] * 900})
+        parquet.write_table(table, tmp_path / f"m{machine}.parquet")
+    monkeypatch.setattr(parquet.ParquetFile, "read", None)
+    recipe = drafted(tmp_path)
+    assert recipe.data.time == "time"
+    assert [channel.name for channel in recipe.data.channels] == ["temp"]

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_sft.data.sensors import csv_tables
 from edge_sft.data.sensors.dataset import SensorDataset
+from edge_sft.data.sensors.reader import open_sensor_dataset
 from edge_sft.errors import DataError, UserError
 
 Opened = Callable[..., SensorDataset]
@@ -199,3 +201,46 @@ def test_a_channel_with_quite_another_name_is_found_by_being_the_only_strange_on
     plant.write("m1.csv", plant.rows(1), columns=["time", "AI_07", "pressure", "rpm"])
     (said,) = opened(plant.root).findings
     assert (said.kind, "'AI_07'; was it renamed?" in said.text) == ("renamed-channel", True)
+
+
+def test_blocks_of_time_share_the_memory_of_their_rows(plant: Any, opened: Opened) -> None:
+    plant.write("one.csv", plant.rows(1, 3000))
+    dataset = opened(plant.root, data='time = "time"\ngroup = "time:1m"')
+    assert len(dataset.runs) == 50
+    assert len({id(run.values.base) for run in dataset.runs}) == 1
+    assert all(run.values.base is not None for run in dataset.runs)
+
+
+def test_blocks_of_time_hold_their_rows_in_the_order_of_the_file_when_the_clock_jumps_back(
+    plant: Any, opened: Opened
+) -> None:
+    rows = plant.rows(1, 600)
+    plant.write("one.csv", [*rows[:300], *rows[200:]])
+    dataset = opened(plant.root, data='time = "time"\ngroup = "time:1m"')
+    assert sum(len(run.time) for run in dataset.runs) == 700
+    for run in dataset.runs:
+        assert np.ptp(run.time) < 60
+        assert len(run.time) == 60 + 60 * (run.time[0] % 600 == 240) + 40 * (run.time[0] % 600 == 180)
+
+
+def test_progress_counts_rows_on_the_way(
+    plant: Any, make_recipe: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_tables, "_CHUNK", 100)
+
+    class Notes:
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def start(self, title: str, total: int) -> None:
+            pass
+
+        def advance(self, units: int = 1, note: str = "") -> None:
+            self.notes.append(f"{units} {note}")
+
+    progress = Notes()
+    for machine in range(5):
+        plant.write(f"m{machine}.csv", plant.rows(machine, 200))
+    open_sensor_dataset(make_recipe(plant.root), progress)
+    assert progress.notes[:3] == ["0 100 rows", "0 200 rows", "1 200 rows"]
+    assert progress.notes[-1] == "1 1,000 rows"
