@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from edge_sft.errors import BundleRefused, EdgeSftError, UserError
 
 if TYPE_CHECKING:
     from edge_sft.bundle.keys import PublicKey
+    from edge_sft.deploy.events import EventLines
     from edge_sft.profile import DeviceProfile
     from edge_sft.slots.proof import Proof
     from edge_sft.slots.store import Slot, SlotStore
@@ -26,9 +28,16 @@ Keys = Annotated[
 ]
 
 
-def deploy(
+To = Annotated[str, typer.Option(help="Which device: local, or ssh://user@host[:port].")]
+HostKey = Annotated[
+    str | None, typer.Option("--accept-host-key", help="Fingerprint that a device met for the first time must show.")
+]
+SshConfig = Annotated[Path | None, typer.Option("--ssh-config", help="Use this instead of your own ssh configuration.")]
+
+
+def deploy(  # noqa: PLR0917 - a command line's options
     bundle: Annotated[Path, typer.Argument(help="The .edge file.")],
-    to: Annotated[str, typer.Option(help="Which device: local.")] = "local",
+    to: To = "local",
     pipeline: Pipeline = "main",
     profile: Annotated[str, typer.Option(help="Device profile: auto, a name, or a .toml file.")] = "auto",
     root: Root = None,
@@ -37,18 +46,71 @@ def deploy(
         bool, typer.Option("--bundle-policy", help="Take the bundle's own policy, also where labels change.")
     ] = False,
     key: Keys = None,
+    events: Annotated[bool, typer.Option("--events", help="Print progress and outcome as JSON lines.")] = False,
+    trust: Annotated[
+        Path | None, typer.Option(help="Over ssh: a maker's public key that the device is to trust from now on.")
+    ] = None,
+    wheelhouse: Annotated[
+        Path | None, typer.Option(help="Over ssh: install edge-sft from this (default: made when needed).")
+    ] = None,
+    accept_host_key: HostKey = None,
+    ssh_config: SshConfig = None,
 ) -> None:
-    """Verify a bundle, prove it on this machine, then switch to it. If anything fails, the old model goes on."""
+    """Verify a bundle, prove it on the device, then switch to it. If anything fails, the old model goes on."""
+    if policy is not None and bundle_policy:
+        raise UserError("--policy and --bundle-policy", "exclude each other", "Give one of them.")
+    if _reached(to, trust=trust, wheelhouse=wheelhouse, accept_host_key=accept_host_key, ssh_config=ssh_config):
+        from edge_sft.cli import remote
+
+        files = [("--policy", policy)] if policy is not None else []
+        files += [("--key", path) for path in key or []]
+        said = ["--pipeline", pipeline, *(["--bundle-policy"] if bundle_policy else [])]
+        said += ["--root", root.as_posix()] if root else []
+        done = remote.deploy(
+            remote.Target(to, root, ssh_config, accept_host_key),
+            bundle,
+            arguments=said,
+            files=files,
+            profile=profile,
+            trust=trust,
+            wheelhouse=wheelhouse,
+        )
+        _print_outcome(
+            done.proof, changed=done.changed, pipeline=pipeline, again=_again("rollback", pipeline, root, to)
+        )
+        return
+    lines = _event_lines() if events else None
+    try:
+        proof, changed = _deploy_here(bundle, pipeline, profile, root, policy, key, lines, bundle_policy=bundle_policy)
+    except EdgeSftError as error:
+        if lines is not None:
+            lines.error(error)
+        raise
+    if lines is not None:
+        lines.result(proof.model_dump(mode="json"), changed=changed)
+        return
+    _print_outcome(proof, changed=changed, pipeline=pipeline, again=_again("rollback", pipeline, root))
+
+
+def _deploy_here(
+    bundle: Path,
+    pipeline: str,
+    profile: str,
+    root: Path | None,
+    policy: Path | None,
+    key: list[Path] | None,
+    lines: EventLines | None,
+    *,
+    bundle_policy: bool,
+) -> tuple[Proof, bool]:
+    """Deploy on this machine; returns the proof, and whether another slot serves now."""
     from edge_sft.deploy.local import deploy as deploy_here
     from edge_sft.slots.store import SlotStore
 
-    _only_local(to)
-    if policy is not None and bundle_policy:
-        raise UserError("--policy and --bundle-policy", "exclude each other", "Give one of them.")
     place, chosen = root or device_root(), profile_named(profile)
     store = SlotStore(place, pipeline)
     before = _generation(store)
-    with progress() as bar:
+    with contextlib.nullcontext(lines) if lines is not None else progress() as bar:
         proof = deploy_here(
             bundle,
             place,
@@ -59,25 +121,41 @@ def deploy(
             bundle_policy=bundle_policy,
             progress=bar,
         )
+    return proof, store.generation() != before
+
+
+def _event_lines() -> EventLines:
+    from edge_sft.deploy.events import EventLines
+
+    return EventLines(lambda line: print(line, flush=True))
+
+
+def _print_outcome(proof: Proof, *, changed: bool, pipeline: str, again: str) -> None:
     _print_proof(proof)
     what = f"{proof.name} {proof.version} ({proof.chosen})"
-    if store.generation() == before:
+    if not changed:
         console.print(f"[green]already serving[/]: {what}; nothing was changed")
         return
     site = ", with the site's policy" if proof.policy_origin == "site" else ""
     console.print(f"[green]serving[/]: {what} on pipeline '{pipeline}'{site}; policy {proof.policy_version}")
-    console.print(f"a running agent switches by itself; back again with: {_again('rollback', pipeline, root)}")
+    console.print(f"a running agent switches by itself; back again with: {again}")
 
 
 def rollback(
     pipeline: Pipeline = "main",
-    to: Annotated[str, typer.Option(help="Which device: local.")] = "local",
+    to: To = "local",
     root: Root = None,
+    accept_host_key: HostKey = None,
+    ssh_config: SshConfig = None,
 ) -> None:
     """Switch back to the model that served before; its files are verified first."""
+    if _reached(to, accept_host_key=accept_host_key, ssh_config=ssh_config):
+        from edge_sft.cli import remote
+
+        remote.verb(remote.Target(to, root, ssh_config, accept_host_key), ["rollback", "--pipeline", pipeline])
+        return
     from edge_sft.slots.store import SlotStore, read_manifest
 
-    _only_local(to)
     store = SlotStore(root or device_root(), pipeline)
     with store.lock():
         slot = store.rollback()
@@ -87,12 +165,18 @@ def rollback(
 
 def slots(
     root: Root = None,
-    to: Annotated[str, typer.Option(help="Which device: local.")] = "local",
+    to: To = "local",
+    accept_host_key: HostKey = None,
+    ssh_config: SshConfig = None,
 ) -> None:
     """Show every pipeline's two slots: what is in them, which one serves, what was proved. Verifies all files."""
+    if _reached(to, accept_host_key=accept_host_key, ssh_config=ssh_config):
+        from edge_sft.cli import remote
+
+        remote.verb(remote.Target(to, root, ssh_config, accept_host_key), ["slots"])
+        return
     from edge_sft.slots.store import SlotStore
 
-    _only_local(to)
     folder = (root or device_root()) / "pipelines"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not names:
@@ -125,13 +209,16 @@ def keys_or_trusted(files: list[Path] | None) -> list[PublicKey]:
     return [keys.load_public(path) for path in files] if files else keys.trusted(keys_directory())
 
 
-def _only_local(to: str) -> None:
+def _reached(to: str, **only_ssh: object) -> bool:
+    """Tell whether another machine is meant; refuses options that mean nothing on this one."""
+    if to.startswith("ssh:"):
+        return True
     if to != "local":
-        raise UserError(
-            f"--to {to}",
-            "is not available in this version: only the machine this runs on is",
-            "Copy the .edge file there and run there: edge-sft deploy BUNDLE --to local",
-        )
+        raise UserError(f"--to {to}", "is no device that can be reached", "Give local, or ssh://user@host[:port].")
+    for name, value in only_ssh.items():
+        if value is not None:
+            raise UserError(f"--{name.replace('_', '-')}", "means something only with --to ssh://…", "Leave it out.")
+    return False
 
 
 def _generation(store: SlotStore) -> int:
@@ -174,6 +261,7 @@ def _print_proof(proof: Proof) -> None:
     console.print(table)
 
 
-def _again(verb: str, pipeline: str, root: Path | None) -> str:
+def _again(verb: str, pipeline: str, root: Path | None, to: str = "local") -> str:
     where = "" if pipeline == "main" else f" --pipeline {pipeline}"
+    where += "" if to == "local" else f" --to {to}"
     return f"edge-sft {verb}{where}{f' --root {root}' if root else ''}"

@@ -43,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "broker": Verb("edge_sft.cli.broker:broker", "Start a small MQTT broker for trying things out."),
     "doctor": Verb("edge_sft.cli.doctor:doctor", "Look at this machine and say what to mend."),
     "schema": Verb("edge_sft.cli.schema:schema", "Print the JSON Schema of the published decisions."),
+    "wheelhouse": Verb("edge_sft.cli.wheelhouse:wheelhouse", "Collect what a device without internet installs from."),
     "agent init": Verb("edge_sft.cli.agent:init", "Write a commented agent.toml."),
     "agent health": Verb("edge_sft.cli.agent:health", "Say whether the agent runs and nothing in it hangs."),
     "bundle inspect": Verb("edge_sft.cli.bundle:inspect", "Show what a bundle holds."),

@@ -27,6 +27,13 @@ def keys_directory() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "edge-sft" / "keys"
 
 
+def wheelhouses_directory() -> Path:
+    """Folder of the wheelhouses made for devices: the user's cache, where anything may be deleted at any time."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "edge-sft" / "wheelhouses"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edge-sft" / "wheelhouses"
+
+
 def notify_socket() -> str | None:
     """Where the service manager listens (systemd, Type=notify), or None."""
     return os.environ.get("NOTIFY_SOCKET")

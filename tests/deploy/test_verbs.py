@@ -65,9 +65,12 @@ def test_deploy_again_slots_and_rollback(run: Run) -> None:
 
 
 def test_other_devices_are_refused_in_words(run: Run) -> None:
-    done = run("deploy", "small-1.0.0.edge", "--to", "ssh://pi@line1")
+    done = run("deploy", "small-1.0.0.edge", "--to", "line1")
     assert done.returncode == 2
-    assert "not available in this version" in done.stderr
+    assert "Give local, or ssh://user@host[:port]" in done.stderr
+    local = run("deploy", "small-1.0.0.edge", "--trust", "maker.pub.pem")
+    assert local.returncode == 2
+    assert "means something only with --to ssh://" in local.stderr
 
 
 def test_profiles_are_listed_and_shown(run: Run) -> None:

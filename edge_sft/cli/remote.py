@@ -1,0 +1,138 @@
+"""Reaching another machine from the command line: who it is, what it is asked, what a person is shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from edge_sft.cli.console import console, progress
+from edge_sft.errors import UserError
+
+if TYPE_CHECKING:
+    from edge_sft.deploy.remote.link import Link
+    from edge_sft.slots.proof import Proof
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device as the user named it."""
+
+    to: str
+    root: Path | None = None
+    ssh_config: Path | None = None
+    accept_host_key: str | None = None
+
+
+class Deployed(NamedTuple):
+    """What a device came to serve, and whether that is new."""
+
+    proof: Proof
+    changed: bool
+
+
+def deploy(
+    target: Target,
+    bundle: Path,
+    *,
+    arguments: Sequence[str],
+    files: Sequence[tuple[str, Path]],
+    profile: str,
+    trust: Path | None,
+    wheelhouse: Path | None,
+) -> Deployed:
+    """Deploy to another machine. Raises EdgeSftError; the model that served there then goes on."""
+    from edge_sft.deploy.remote import deploying
+
+    if not bundle.is_file():
+        raise UserError(str(bundle), "is no file", "Give the .edge file that was built.")
+    named = [("--profile", Path(profile))] if profile.endswith(".toml") else []
+    order = deploying.Order(
+        bundle=bundle,
+        arguments=(*arguments, *([] if named else ["--profile", profile])),
+        files=(*files, *named),
+        trust=trust,
+        wheelhouse=wheelhouse,
+    )
+    with open_link(target) as link, progress() as bar:
+        done = deploying.deploy(link, order, collect=lambda facts: _collect(facts, profile), watch=bar, tell=_plainly)
+    return Deployed(_proof(done.proof), done.changed)
+
+
+def verb(target: Target, arguments: Sequence[str]) -> None:
+    """Run a verb of edge-sft on another machine and print what it prints. Raises EdgeSftError."""
+    from edge_sft.deploy.remote.deploying import run_verb
+
+    root = ["--root", target.root.as_posix()] if target.root else []
+    with open_link(target) as link:
+        link.doing = f"edge-sft {arguments[0]}"
+        run_verb(link, [*arguments, *root], _plainly)
+
+
+def _plainly(line: str) -> None:
+    console.print(line, markup=False)
+
+
+def open_link(target: Target) -> Link:
+    """Return a link that is about to be opened; a device met for the first time is made known first.
+
+    Raises:
+        EdgeSftError: It cannot be reached, or nobody vouched for its host key.
+    """
+    from edge_sft.deploy.remote import address, contact
+    from edge_sft.deploy.remote.link import Link
+    from edge_sft.deploy.remote.openssh import OpenSsh, UnknownHostKey
+
+    here = sys.stdin.isatty()
+    ssh = OpenSsh(address.parse(target.to), config=target.ssh_config, ask=here)
+    root = target.root.as_posix() if target.root else None
+    link = Link(ssh, root)
+    try:
+        link.open()
+    except UnknownHostKey:
+        shown = contact.meet(ssh, accepted=target.accept_host_key, confirm=typer.confirm if here else None)
+        console.print(f"{ssh.address} is known from now on by {shown}")
+        link = Link(ssh, root)
+        link.open()
+    facts = link.facts
+    console.print(
+        f"{ssh.address}: {facts['system']}, {facts['machine']}, Python {facts['python']}, user {facts['user']}, "
+        f"{facts['free_bytes'] / 1e9:.0f} GB free under {facts['root']}"
+    )
+    return link
+
+
+def _collect(facts: dict[str, Any], profile: str) -> Path:
+    """Make a wheelhouse for a device's own Python and glibc, once."""
+    from edge_sft import profile as profiles
+    from edge_sft.cli.paths import wheelhouses_directory
+    from edge_sft.deploy import collecting, own_wheel
+
+    chosen = profiles.for_machine(str(facts["machine"])) if profile == "auto" else profiles.load(profile)
+    python = ".".join(str(facts["python"]).split(".")[:2])
+    minor = str(facts.get("libc", "")).rpartition("glibc 2.")[2].split(".")[0]
+    target = collecting.target_of(chosen, python=python, glibc_minor=int(minor) if minor.isdigit() else None)
+    extras = collecting.extras_of(chosen)
+    made = own_wheel.made_of()[:12]
+    folder = wheelhouses_directory() / f"{made}-{chosen.name}-py{python}-glibc{minor}"
+    if not (folder / "wheelhouse.json").is_file():
+        console.print(f"making a wheelhouse for it in {folder}")
+        collecting.collect(folder, target, profile=chosen.name, extras=extras)
+    return folder
+
+
+def _proof(told: dict[str, Any]) -> Proof:
+    from edge_sft.errors import DeviceError
+    from edge_sft.slots.proof import Proof
+
+    try:
+        return Proof.model_validate(told)
+    except ValueError as error:
+        what = f"{told.get('name')} {told.get('version')} ({told.get('chosen')})"
+        raise DeviceError(
+            "the device", f"serves {what} now, but its proof is of another version of edge-sft", "Look there: slots."
+        ) from error

@@ -1,0 +1,1 @@
+"""Reaching a device over OpenSSH: first contact, software, bundle, proof; every step can be repeated."""
