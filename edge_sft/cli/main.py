@@ -44,6 +44,8 @@ VERBS: dict[str, Verb] = {
     "doctor": Verb("edge_sft.cli.doctor:doctor", "Look at this machine and say what to mend."),
     "schema": Verb("edge_sft.cli.schema:schema", "Print the JSON Schema of the published decisions."),
     "wheelhouse": Verb("edge_sft.cli.wheelhouse:wheelhouse", "Collect what a device without internet installs from."),
+    "service show": Verb("edge_sft.cli.service:show", "Print the agent's systemd unit for this machine."),
+    "service install": Verb("edge_sft.cli.service:install", "Have the agent start with the machine, hardened."),
     "agent init": Verb("edge_sft.cli.agent:init", "Write a commented agent.toml."),
     "agent health": Verb("edge_sft.cli.agent:health", "Say whether the agent runs and nothing in it hangs."),
     "bundle inspect": Verb("edge_sft.cli.bundle:inspect", "Show what a bundle holds."),
@@ -59,6 +61,7 @@ GROUPS = {
     "agent": "The agent's configuration and health.",
     "bundle": "Look into, verify or re-sign a bundle.",
     "devices": "Device profiles.",
+    "service": "The agent as a systemd service.",
     "keys": "Signing keys.",
 }
 

@@ -208,6 +208,10 @@ class Lab:
         out, err = process.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
+    def ssh_clients(self, process: subprocess.Popen[str]) -> list[int]:
+        """Return the ssh clients that a command started."""
+        return [pid for pid in _descendants(process.pid) if _name(pid) == "ssh"]
+
     def on_device(self, *command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command on the device by a plain ssh."""
         done = subprocess.run(
@@ -256,11 +260,6 @@ def lab(chroot: Path | None = None, environment: Sequence[str] = ()) -> Iterator
         yield made
     finally:
         made.stop()
-
-
-def ssh_of(process: subprocess.Popen[str]) -> list[int]:
-    """Return the ssh clients that a process started."""
-    return [pid for pid in _descendants(process.pid) if _name(pid) == "ssh"]
 
 
 def free_port() -> int:

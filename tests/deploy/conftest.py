@@ -24,5 +24,10 @@ shared("small_bundle")
 
 
 @pytest.fixture(scope="session")
+def ssh_lab() -> ModuleType:
+    return shared("ssh_lab")
+
+
+@pytest.fixture(scope="session")
 def small() -> ModuleType:
     return shared("small_bundle")

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from edge_sft.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]*\$?")
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]+(%[A-Za-z0-9]+)?")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]+")
 
 
 @dataclass(frozen=True)

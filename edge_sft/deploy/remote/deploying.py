@@ -157,7 +157,8 @@ def run_verb(link: Link, arguments: Sequence[str], tell: Tell) -> None:
 
 
 def _prove(link: Link, arguments: Sequence[str], watch: Progress, tell: Tell) -> Outcome:
-    link.doing = "the proof, which goes on there"
+    link.doing = "the proof"
+    link.fate = "it goes on there, and the device switches if all is well; if not, what served goes on serving"
     ended: list[Event] = []
     result: list[Event] = []
 

@@ -35,6 +35,7 @@ class Link:
     Attributes:
         facts: What the device said of itself.
         doing: What the link is used for now, for the words about a cut.
+        fate: What a cut means for the device, for the same words.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Link:
         self._heard_s = time.monotonic()
         self._met = False
         self.doing = "the first contact"
+        self.fate = "what served there goes on serving"
         self.facts: dict[str, Any] = {}
 
     def open(self) -> None:
@@ -157,8 +159,8 @@ class Link:
             self._said = [*self._said[-40:], line.decode(errors="replace")]
 
     def _stream(self, name: str) -> Iterator[bytes]:
-        with contextlib.suppress(OSError, ValueError):
-            yield from getattr(self._process, name)
+        with contextlib.suppress(OSError, ValueError), getattr(self._process, name) as stream:
+            yield from stream
 
     def _ping(self) -> None:
         with contextlib.suppress(EdgeSftError):
@@ -190,12 +192,14 @@ class Link:
             self._process.wait(2.0)
         time.sleep(0.05)  # its last words are read by another thread
         said = "".join(self._said)
+        status = self._process.poll()
+        killed = f"ssh was ended by signal {-status}" if status is not None and status < 0 else ""
         if not self._met:
-            return self._ssh.failure(said)
-        last = (said.strip().splitlines() or ["it ended"])[-1].strip().rstrip(".")
+            return self._ssh.failure(said or killed)
+        last = (said.strip().splitlines() or [killed or "the other side closed it"])[-1].strip().rstrip(".")
         return NetworkError(
             str(self._ssh.address),
-            f"the link was cut during {self.doing} ({last}); what served there goes on serving",
+            f"the link was cut during {self.doing} ({last}); {self.fate}",
             "Run the same command again: it goes on where it was.",
         )
 
