@@ -32,7 +32,8 @@ class CheckpointMeta(BaseModel):
     """checkpoint.json, version 1.
 
     ``metrics`` has one flat dict of numbers a split (``val``, ``test``). ``temperature`` is already part of
-    what export puts into the graph: probabilities = softmax(logits / temperature).
+    what export puts into the graph: probabilities = softmax(logits / temperature). ``backbone_config`` describes
+    a network that its name alone does not (one from a Hugging Face directory).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +44,7 @@ class CheckpointMeta(BaseModel):
     task: Task
     preprocess: AnyPreprocess
     backbone: str
+    backbone_config: dict[str, Any] | None = None
     policy: AnyPolicy
     temperature: float = Field(default=1.0, gt=0)
     dataset_fingerprint: str

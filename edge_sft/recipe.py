@@ -13,6 +13,8 @@ from edge_sft import strict_toml
 from edge_sft.preprocess import IgnoreBox, Preprocess
 from edge_sft.profile import VariantName
 
+HUGGING_FACE = "hf:"  # what a backbone begins with that is a local directory as Hugging Face's libraries save it
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +81,10 @@ class ImageSection(_Section):
 
 
 class ModelSection(_Section):
-    """Backbone by registry name, ``timm/<name>`` or ``torchvision/<name>``; ``weights`` is a local file."""
+    """Backbone by registry name, ``timm/<name>``, ``torchvision/<name>`` or ``hf:<directory>``.
+
+    ``weights`` is a local file, or ``random``; a directory brings its own.
+    """
 
     backbone: str = "efficientnet_lite0"
     weights: str | None = None
@@ -185,7 +190,7 @@ class Recipe(_Section):
 
 
 def load(path: Path) -> Recipe:
-    """Read a recipe; a relative ``data.path``, ``data.manifest`` or ``model.weights`` is taken from its folder.
+    """Read a recipe; its relative paths (data, manifest, weights, ``hf:`` directory) are taken from its folder.
 
     Raises:
         UserError: Every problem at once, each with its line and remedy.
@@ -201,4 +206,7 @@ def load(path: Path) -> Recipe:
     model = recipe.model
     if model.weights is not None:
         model = model.model_copy(update={"weights": str(here / model.weights)})
+    if model.backbone.startswith(HUGGING_FACE):
+        folder = here / model.backbone.removeprefix(HUGGING_FACE)
+        model = model.model_copy(update={"backbone": f"{HUGGING_FACE}{folder}"})
     return recipe.model_copy(update={"data": data, "model": model})

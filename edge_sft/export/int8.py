@@ -7,7 +7,7 @@ Bounded: three methods on a few validation samples; then at most five gated atte
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,8 @@ _FEW, _FEWEST = 48, 8  # validation samples that choose the method; that rank la
 _GROUPS = 16  # layers are ranked in at most this many groups, so that a deep network takes no longer
 _FLOAT_GROUPS = (1, 2, 4, 8)  # how many groups, the most sensitive first, stay float in later attempts
 
+Quantizer = Callable[["onnx.ModelProto", Ranges, Int8Variant, Collection[str]], "onnx.ModelProto"]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -37,11 +39,13 @@ class Source:
         model: The prepared graph.
         seen: What was seen of its activations.
         never: Names of nodes that must stay float whatever they would gain.
+        quantizer: Puts the Q/DQ nodes in; takes graph, ranges, flavour and nodes to keep float.
     """
 
     model: onnx.ModelProto
     seen: dict[str, Observed]
     never: frozenset[str] = frozenset()
+    quantizer: Quantizer = quantize.quantized
 
 
 def export_int8(
@@ -115,6 +119,6 @@ def _distance(
 def _made(variant: Int8Variant, source: Source, chosen: Ranges, keep_float: Collection[str]) -> onnx.ModelProto:
     """Quantize once to learn how the weights are rounded, correct the biases, quantize for good."""
     keep_float = source.never.union(keep_float)
-    first = quantize.quantized(source.model, chosen, variant, keep_float)
+    first = source.quantizer(source.model, chosen, variant, keep_float)
     model = bias.corrected(source.model, first, means(source.seen))
-    return quantize.quantized(model, chosen, variant, keep_float)
+    return source.quantizer(model, chosen, variant, keep_float)

@@ -113,7 +113,7 @@ def quantized(
         q.QuantType.QUInt8 if flavour.unsigned else q.QuantType.QInt8,
         TensorsData(q.CalibrationMethod.MinMax, data),
         [],
-        sorted({*_outside(model), *keep_float}),
+        sorted({*outside(model), *keep_float}),
         _OPS,
         {
             "ActivationSymmetric": not flavour.unsigned,
@@ -147,7 +147,7 @@ def _layer_places(model: onnx.ModelProto) -> tuple[list[int], int]:
     return places, places[-1] + 1
 
 
-def _outside(model: onnx.ModelProto) -> list[str]:
+def outside(model: onnx.ModelProto) -> list[str]:
     """Return the nodes that are never quantized."""
     places, end = _layer_places(model)
     return [node.name for place, node in enumerate(model.graph.node) if not places[0] <= place < end]

@@ -15,12 +15,23 @@ from edge_sft.bundle.manifest import GOLDEN, GateResult
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.dataset import Dataset
 from edge_sft.errors import DataError, EdgeSftError
-from edge_sft.export import asking, choosing, golden, half, onnx_from_checkpoint, pictures, quantize, ranges
+from edge_sft.export import (
+    asking,
+    choosing,
+    golden,
+    half,
+    onnx_from_checkpoint,
+    optimum_int8,
+    pictures,
+    quantize,
+    ranges,
+)
 from edge_sft.export.gating import Reference
-from edge_sft.export.int8 import Source, export_int8
+from edge_sft.export.int8 import Quantizer, Source, export_int8
 from edge_sft.export.quantize import Int8Variant
 from edge_sft.profile import VariantName
 from edge_sft.progress import Progress, Silent
+from edge_sft.recipe import HUGGING_FACE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +117,8 @@ def export_module(
     if int8:
         spec = meta.geometry
         shown = pictures.for_ranges(dataset, meta.task, spec, calibration_pictures, progress)
-        gates += _int8_gates(int8, fp32, shown, reference, out, progress)
+        quantizer = optimum_int8.quantized if meta.backbone.startswith(HUGGING_FACE) else quantize.quantized
+        gates += _int8_gates(int8, fp32, shown, reference, out, progress, quantizer)
     passed = {gate.variant: out / f"{gate.variant}.onnx" for gate in gates if gate.passed}
     chosen = choosing.choose(reference.pictures.labels, reference.probabilities)
     samples = golden.write(meta.task, reference.pictures.subset(chosen), passed, out)
@@ -171,10 +183,11 @@ def _int8_gates(
     reference: Reference,
     out: Path,
     progress: Progress,
+    quantizer: Quantizer,
 ) -> list[GateResult]:
     try:
         prepared = quantize.prepare(fp32)
-        source = Source(prepared, ranges.observe(prepared, shown.batches(1), len(shown), progress))
+        source = Source(prepared, ranges.observe(prepared, shown.batches(1), len(shown), progress), quantizer=quantizer)
     except EdgeSftError as error:
         return [reference.not_made(variant, error.fact) for variant in variants]
     return [_int8_gate(variant, source, reference, out, progress) for variant in variants]

@@ -12,7 +12,7 @@ from edge_sft import checkpoint as files
 from edge_sft.errors import DataError, UserError
 from edge_sft.models import weights as stored
 from edge_sft.models.classifier import Backbone, Classifier
-from edge_sft.recipe import ModelSection
+from edge_sft.recipe import HUGGING_FACE, ModelSection
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Entry:
 _LITE = "edge_sft.models.efficientnet_lite"
 _VISION = "edge_sft.models.torchvision_backbones"
 _TIMM = "edge_sft.models.timm_backbones"
+_HF = "edge_sft.models.hf"
 
 
 def _lite(number: int, sha256: str) -> Entry:
@@ -50,14 +51,21 @@ ALIASES = {"accurate": "efficientnet_lite2", "fast": "efficientnet_lite0"}
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a classifier's starting weights came from; recorded in the checkpoint."""
+    """Where a classifier's starting weights came from; recorded in the checkpoint.
+
+    ``backbone`` is what the checkpoint calls it; ``config`` describes a network that no name alone describes.
+    """
 
     origin: str
     sha256: str | None
+    backbone: str
+    config: dict[str, Any] | None = None
 
 
 def resolve(backbone: str) -> Entry:
-    """Find an entry by name, alias, ``torchvision/<name>`` or ``timm/<name>``. Raises UserError."""
+    """Find an entry by name, alias, ``torchvision/<name>``, ``timm/<name>`` or ``hf:<directory>``. Raises UserError."""
+    if backbone.startswith(HUGGING_FACE):
+        return Entry(_HF, backbone.removeprefix(HUGGING_FACE), None)
     name = ALIASES.get(backbone, backbone).removeprefix("torchvision/")
     if name in ENTRIES:
         return ENTRIES[name]
@@ -65,7 +73,7 @@ def resolve(backbone: str) -> Entry:
         return Entry(_TIMM, name.removeprefix("timm/"), None)
     known = [*ENTRIES, *ALIASES]
     close = get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}, timm/<name>."
+    hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}, timm/<name>, hf:<directory>."
     raise UserError(f"backbone {backbone}", "is unknown", hint)
 
 
@@ -79,12 +87,20 @@ def build_classifier(model: ModelSection, n_labels: int) -> Classifier:
     return build_with_provenance(model, n_labels)[0]
 
 
-def build_with_provenance(model: ModelSection, n_labels: int) -> tuple[Classifier, Provenance]:
-    """Do what `build_classifier` does and also tell where the weights came from."""
+def build_with_provenance(
+    model: ModelSection, n_labels: int, size: tuple[int, int] | None = None
+) -> tuple[Classifier, Provenance]:
+    """Do what `build_classifier` does and also tell where the weights came from.
+
+    ``size`` is the picture's (height, width), for networks whose weights depend on it.
+    """
     entry = resolve(model.backbone)
+    if entry.module == _HF:
+        return _from_directory(entry, model, n_labels, size)
     found = stored.fetch(entry.source, model.weights, backbone=model.backbone)
     if found is None:
-        return Classifier(_module(entry).build(entry.name), n_labels, model.dropout), Provenance(stored.RANDOM, None)
+        backbone = _module(entry).build(entry.name)
+        return Classifier(backbone, n_labels, model.dropout), Provenance(stored.RANDOM, None, model.backbone)
     try:
         backbone = _filled(entry, found)
     except (KeyError, RuntimeError) as error:
@@ -92,7 +108,21 @@ def build_with_provenance(model: ModelSection, n_labels: int) -> tuple[Classifie
         raise DataError(
             found.origin, f"does not fit {model.backbone} ({first})", "Bring the weights of that very network."
         ) from error
-    return Classifier(backbone, n_labels, model.dropout), Provenance(found.origin, found.sha256)
+    return Classifier(backbone, n_labels, model.dropout), Provenance(found.origin, found.sha256, model.backbone)
+
+
+def pinned(model: ModelSection) -> ModelSection:
+    """Return what decides the network: a directory is named by what is in it, not by where it lies.
+
+    Raises:
+        UserError, DataError: The directory is not there or not whole.
+    """
+    if not model.backbone.startswith(HUGGING_FACE):
+        return model
+    from edge_sft.models import hf_directory
+
+    digest = hf_directory.digest(Path(model.backbone.removeprefix(HUGGING_FACE)))
+    return model.model_copy(update={"backbone": HUGGING_FACE + digest})
 
 
 def load_classifier(directory: Path) -> Classifier:
@@ -105,12 +135,34 @@ def load_classifier(directory: Path) -> Classifier:
 
     meta = files.read_meta(directory)
     entry = resolve(meta.backbone)
-    classifier = Classifier(_module(entry).build(entry.name), len(meta.task.labels))
+    # a directory's network was described by a file, which the checkpoint keeps: the directory need not be here
+    what = _module(entry).described(meta.backbone_config, str(directory)) if entry.module == _HF else entry.name
+    classifier = Classifier(_module(entry).build(what), len(meta.task.labels))
     try:
         classifier.load_state_dict(load_file(directory / files.WEIGHTS))
     except RuntimeError as error:
         raise DataError(str(directory), f"does not hold a {meta.backbone}", "Train again.") from error
     return classifier.eval()
+
+
+def _from_directory(
+    entry: Entry, model: ModelSection, n_labels: int, size: tuple[int, int] | None
+) -> tuple[Classifier, Provenance]:
+    from edge_sft.models import hf_directory
+
+    random = model.weights is not None and Path(model.weights).name == stored.RANDOM
+    if model.weights is not None and not random:
+        raise UserError("model.weights", f"does not go with {model.backbone}", "The directory holds the weights.")
+    directory = hf_directory.read(Path(entry.name), size)
+    backbone: Backbone = _module(entry).from_directory(directory, random=random)
+    name = Path(entry.name).resolve().name
+    provenance = Provenance(
+        stored.RANDOM if random else name,
+        directory.sha256,
+        HUGGING_FACE + name,
+        directory.description.model_dump(mode="json"),
+    )
+    return Classifier(backbone, n_labels, model.dropout), provenance
 
 
 def _filled(entry: Entry, found: stored.Weights) -> Backbone:

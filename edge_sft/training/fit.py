@@ -95,7 +95,7 @@ def _train(
     facts.resumed += bool(tensors)
     meter = machine.Meter(facts.usage)
     torch.manual_seed(recipe.train.seed)
-    classifier, provenance = build_with_provenance(recipe.model, len(recipe.task.labels))
+    classifier, provenance = build_with_provenance(recipe.model, len(recipe.task.labels), _size(recipe))
     network = Network(classifier, recipe.train, device)
     pictures = decode(
         job.dataset,
@@ -125,9 +125,14 @@ def _train(
     choice = choose(network, outcome, pictures["val"])
     told = {**facts_of(job, choice, outcome, provenance, meter.usage()), **machine.facts(device)}
     told["processes"] = world.size
-    meta = write_checkpoint(job, network, choice, pictures, told)
+    meta = write_checkpoint(job, network, choice, pictures, told, provenance)
     store.clear()
     return meta
+
+
+def _size(recipe: Recipe) -> tuple[int, int]:
+    geometry = recipe.image.preprocess()
+    return geometry.height, geometry.width
 
 
 def _refuse(recipe: Recipe, dataset: Dataset) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edge_sft import durable
 from edge_sft.data.dataset import Dataset
+from edge_sft.models.registry import pinned
 from edge_sft.recipe import Recipe
 from edge_sft.training.machine import Usage
 
@@ -44,8 +45,9 @@ class Facts:
 
 def training_key(recipe: Recipe, dataset: Dataset) -> str:
     """Return a digest of all that decides the result: two trainings with the same key continue each other."""
+    settled = recipe.model_copy(update={"model": pinned(recipe.model)})
     parts = [
-        recipe.model_dump_json(include={"task", "image", "model", "augment", "train"}),
+        settled.model_dump_json(include={"task", "image", "model", "augment", "train"}),
         dataset.fingerprint,
         *(f"{item.id}\t{item.group}\t{item.weight}" for item in dataset.items),
     ]

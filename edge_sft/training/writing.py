@@ -41,7 +41,12 @@ class Job:
 
 
 def write_checkpoint(
-    job: Job, network: Network, choice: Choice, pictures: dict[SplitName, Pictures], facts: dict[str, Any]
+    job: Job,
+    network: Network,
+    choice: Choice,
+    pictures: dict[SplitName, Pictures],
+    facts: dict[str, Any],
+    provenance: Provenance,
 ) -> CheckpointMeta:
     """Score the chosen parameters and write the checkpoint directory.
 
@@ -51,6 +56,7 @@ def write_checkpoint(
         choice: What was chosen on validation.
         pictures: All splits, decoded.
         facts: What ``training`` in checkpoint.json shall say.
+        provenance: Says how the backbone is called, and described where no name tells all.
 
     Raises:
         DeviceError: The disk refuses a file.
@@ -74,7 +80,8 @@ def write_checkpoint(
         version=recipe.version,
         task=task,
         preprocess=preprocess,
-        backbone=recipe.model.backbone,
+        backbone=provenance.backbone,
+        backbone_config=provenance.config,
         policy=policy,
         temperature=temperature,
         dataset_fingerprint=job.dataset.fingerprint,

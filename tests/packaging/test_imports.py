@@ -15,7 +15,8 @@ SINGLE_MODULES = [
 ]  # fmt: skip
 DEVICE_VERBS = ["bench", "deploy", "predict", "devices", "agent", "monitor", "ledger", "broker", "doctor", "schema",
                 "bundle", "keys", "main", "console", "paths", "commission"]  # fmt: skip
-BLOCKED = ["torch", "torchvision", "onnx", "onnxscript", "flwr", "optimum", "safetensors", "sklearn", "scipy", "timm"]
+BLOCKED = ["torch", "torchvision", "onnx", "onnxscript", "flwr", "optimum", "transformers", "safetensors", "sklearn",
+           "scipy", "timm"]  # fmt: skip
 
 SCRIPT = """
 import importlib, sys
