@@ -68,11 +68,16 @@ for glibc in 2_17 2_26 2_27 2_28 2_31 2_34 2_35 2_36; do platforms+=(--platform 
     --platform manylinux2014_aarch64 "${platforms[@]}" -c "$checkout/constraints.txt" -d "$work/wheels" \
     "$(echo "$work"/dist/*.whl)[cpu,vision]" 2> "$work/pip.log" || { cat "$work/pip.log"; exit 1; }
 
+"$python" -m venv "$work/here" # the same wheel on this machine's own processor
+"$work/here/bin/pip" install -q -c "$checkout/constraints.txt" "$(echo "$work"/dist/*.whl)[cpu,vision]" 2> "$work/pip.log" \
+    || { cat "$work/pip.log"; exit 1; }
+
 mkdir -p "$root$work"
 mount --bind "$work" "$root$work"
 # ONNX Runtime asks /sys how many cores there are and /proc/cpuinfo of what kind, and dies on import where the latter is
 # that of an x86 processor (qemu-user 7.2 hands it through): it is shown the processor that is emulated.
 for place in proc sys dev; do mount --bind "/$place" "$root/$place"; done
+export ORT_DISABLE_TELEMETRY=1
 export QEMU_CPU=cortex-a76 # a Raspberry Pi 5's; a Jetson Orin's Cortex-A78AE has the same instructions for INT8
 for core in $(seq 0 $(($(nproc --all) - 1))); do
     printf 'processor\t: %s\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp\n' "$core"
@@ -80,7 +85,8 @@ for core in $(seq 0 $(($(nproc --all) - 1))); do
 done > "$work/cpuinfo"
 mount --bind "$work/cpuinfo" "$root/proc/cpuinfo"
 echo "== into an environment in the root, without an index"
-"${inside[@]}" sh -ec "rm -rf /opt/edge-sft; python3 -m venv /opt/edge-sft
-    /opt/edge-sft/bin/pip --isolated install -q --no-index --find-links $work/wheels 'edge-sft[cpu,vision]'"
+"${inside[@]}" sh -ec "python3 -m venv /opt/edge-sft
+    pip='/opt/edge-sft/bin/pip --isolated install -q --no-index --find-links $work/wheels'
+    \$pip 'edge-sft[cpu,vision]'; \$pip --no-deps --force-reinstall edge-sft # a kept root has that of last time"
 
-"$python" "$here/arm64_table.py" --work "$work" --checkout "$checkout" "${sets[@]}" -- "${inside[@]}"
+"$python" "$here/arm64_table.py" --work "$work" --here "$work/here/bin" "${sets[@]}" -- "${inside[@]}"

@@ -39,6 +39,7 @@ ENV PATH=/opt/edge-sft/bin:$PATH \
     EDGE_SFT_ROOT=/var/lib/edge-sft \
     EDGE_SFT_KEYS=/etc/edge-sft/keys \
     EDGE_SFT_HEARTBEAT=/run/edge-sft/heartbeat \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -30,6 +30,7 @@ RUN --network=none --mount=type=bind,from=wheels,target=/wheels \
 
 ENV PATH=/opt/edge-sft/bin:$PATH \
     HOME=/work \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -5,6 +5,7 @@ Importing this package loads none of its parts; each name below is imported on u
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from edge_sft.task import Task
 
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.32 sends usage data to its maker unless this is set before it is loaded. Nothing here phones home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "EdgeSftError": "edge_sft.errors",

@@ -64,7 +64,7 @@ def deploy(
         bundle_policy: Make the bundle's own policy active even where the site gave one before, or the labels
             change; by default a site's policy stays active as long as it fits.
         progress: Watched by people.
-        timeout_s: For the proof.
+        timeout_s: For the proof; more where the profile's budget lets a model be slower than that.
 
     Returns:
         The proof; that of the serving slot when exactly this was deployed before (nothing is then changed).
@@ -172,6 +172,11 @@ def _require_room(directory: Path, verified: VerifiedBundle) -> None:
         )
 
 
+def _longest_s(profile: DeviceProfile, variants: tuple[VariantName, ...]) -> float:
+    """Return how long a proof takes of variants that just keep the budget: some hundred decisions of each."""
+    return len(variants) * 100 * profile.budgets.latency_p95_ms / 1000
+
+
 def _prove(
     verified: VerifiedBundle,
     folder: Path,
@@ -181,7 +186,7 @@ def _prove(
     timeout_s: float,
 ) -> Proof:
     request = Request(slot=folder, profile=profile, policy=rule.policy, variants=variants)
-    measured = proving.measure(request, timeout_s=timeout_s)
+    measured = proving.measure(request, timeout_s=max(timeout_s, _longest_s(profile, variants)))
     results = judging.judge(measured.items, profile.budgets, rule.policy.deadline_ms)
     chosen = judging.choose(results)
     if chosen is None or measured.engine is None:
