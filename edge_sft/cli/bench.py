@@ -172,8 +172,10 @@ def _lines(report: BenchReport) -> Iterator[str]:
             continue
         memory = "" if item.memory_mb is None else f", {item.memory_mb:.0f} MB"
         card = "" if item.gpu_memory_mb is None else f", {item.gpu_memory_mb:.0f} MB of the GPU's"
-        runs = f"{item.engine} {item.library_version}, {item.provider}, {item.threads} thread(s)"
-        yield f"{item.variant}: {runs}; loaded in {item.load_s:.2g} s{memory}{card}"
+        runs = f"{item.engine} {item.library_version}, {item.gpu or item.provider}, {item.threads} thread(s)"
+        plan = f", engine {item.plan}" if item.plan else ""
+        yield f"{item.variant}: {runs}; loaded in {item.load_s:.2g} s{plan}{memory}{card}"
+        yield from (f"{item.variant}: {note}" for note in item.notes)
     for meter, watts in report.energy.idle_watts.items():
         yield f"energy of the {meter}: one decision, idle power of {watts:.3g} W included"
     for why in report.energy.not_readable:

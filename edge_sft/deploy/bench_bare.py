@@ -40,7 +40,9 @@ def session(model: Path, engine: EngineInfo) -> Any:
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    providers = list(dict.fromkeys((engine.provider, "CPUExecutionProvider")))
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if engine.provider == "CUDAExecutionProvider":
+        providers.insert(0, (engine.provider, {"use_tf32": "0"}))
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=providers)
     except Exception as error:

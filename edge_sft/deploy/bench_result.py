@@ -41,6 +41,12 @@ class Loaded(_Strict):
     provider: str = ""
     library_version: str = ""
     threads: int = 0
+    gpu: str = ""
+    compute_capability: str = ""
+    driver: str = ""
+    plan: str = Field(default="", description="built just now, or cached; empty where no engine is built")
+    build_s: float | None = None
+    notes: tuple[str, ...] = ()
     load_s: float | None = None
     memory_mb: float | None = Field(default=None, description="growth of resident memory by loading and one run")
     gpu_memory_mb: float | None = Field(default=None, description="growth of the GPU's memory in use")

@@ -119,3 +119,20 @@ def test_ctrl_c_leaves_no_process_and_no_file(place: Path, environment: dict[str
     assert b"Traceback" not in said
     assert not (place / "never.json").exists()
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def test_the_page_names_what_there_is() -> None:
+    import re
+
+    from edge_sft.deploy.bench_result import Energy, Loaded, Timing
+    from edge_sft.deploy.bench_turns import MIN_RUNS
+
+    text = (Path(__file__).parent.parent.parent / "docs" / "bench.md").read_text(encoding="utf-8")
+    asked = subprocess.run(command("bench", "--help"), capture_output=True, text=True, check=True)
+    for option in set(re.findall(r"--[a-z]+[a-z-]*", text.split("## Tables")[0])):
+        assert option in asked.stdout, option
+    fields = {*BenchReport.model_fields, *Timing.model_fields, *Loaded.model_fields, *Energy.model_fields}
+    json_section = text.split("## The JSON file")[1].split("## Tables")[0]
+    named = set(re.findall(r"`([a-z0-9_]+)`", json_section))
+    assert named <= fields, named - fields
+    assert f"at least {MIN_RUNS} times" in " ".join(text.split())

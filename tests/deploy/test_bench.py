@@ -17,12 +17,13 @@ from edge_sft import policy as policies
 from edge_sft.bundle.manifest import POLICY, Manifest
 from edge_sft.bundle.reading import open_verified
 from edge_sft.deploy import bench as benches
-from edge_sft.deploy import bench_bare, bench_run, golden
+from edge_sft.deploy import bench_bare, bench_turns, golden
 from edge_sft.deploy.bench import chosen_variants
 from edge_sft.deploy.bench_energy import Ina, Rapl, meters
 from edge_sft.deploy.bench_paths import PictureSubject, RowStream, inputs_of, open_subject
 from edge_sft.deploy.bench_result import BenchReport
-from edge_sft.deploy.bench_run import BenchRequest, Job
+from edge_sft.deploy.bench_run import BenchRequest
+from edge_sft.deploy.bench_turns import Job
 from edge_sft.engines.protocol import open_engine
 from edge_sft.errors import BundleRefused, DataError, DeviceError, UserError
 from edge_sft.prediction import Encoded
@@ -69,7 +70,7 @@ def test_every_way_through_every_variant_is_timed_beside_the_bare_library(extrac
     paths = ("jpeg", "frame", "engine", "bare")
     wanted = [(v, path, batch) for v in ("fp32", "int8-cpu") for batch in (1, 3) for path in paths]
     assert ways == wanted
-    assert all(row.runs >= bench_run.MIN_RUNS // 3 for row in report.timings)
+    assert all(row.runs >= bench_turns.MIN_RUNS // 3 for row in report.timings)
     assert all(0 < row.p50_ms <= row.p95_ms <= row.p99_ms <= row.max_ms for row in report.timings)
     assert all((row.of_bare is None) == (row.path == "bare") for row in report.timings)
     assert [(item.variant, item.engine, item.threads) for item in report.variants] == [
@@ -220,9 +221,9 @@ def test_variants_are_those_permitted_or_those_asked_for(extract: Extract, small
 def test_all_take_turns_equally_often() -> None:
     order: list[str] = []
     jobs = [Job("fp32", name, 1, lambda name=name: order.append(name)) for name in ("a", "b", "c")]  # type: ignore[misc]
-    bench_run._time(jobs, 0.001)
+    bench_turns.take_turns(jobs, 0.001)
     assert len({len(job.times_ms) for job in jobs}) == 1
-    turns = [tuple(order[at : at + 3]) for at in range(3 * bench_run.WARM_UP, len(order), 3)]
+    turns = [tuple(order[at : at + 3]) for at in range(3 * bench_turns.WARM_UP, len(order), 3)]
     assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
     assert len(set(turns)) > 1
 
@@ -389,5 +390,5 @@ def test_joules_are_counted_for_one_decision(monkeypatch: pytest.MonkeyPatch) ->
         meter.total += 6.0
 
     job = Job("fp32", "engine", 3, work)
-    bench_run._meter(job, [meter], 0.01)
+    bench_turns._meter(job, [meter], 0.01)
     assert job.joules == {"board": pytest.approx(2.0)}
