@@ -80,7 +80,7 @@ class Stream:
             cv2.imwrite(str(pictures / f"{index}.png"), picture)
         (lab.home / "agent.toml").write_text(AGENT.format(pictures=lab.inside(pictures)))
         for path in (pictures, *pictures.iterdir(), lab.home / "agent.toml"):
-            os.chown(path, 4711, 4711)
+            os.chown(path, lab.uid, lab.uid)
         time.sleep(1.0)
         self._heard: list[tuple[float, str, int, str | None, bool]] = []
         self._listener = subprocess.Popen([*lab.enter, sys.executable, "-c", LISTEN], stdout=subprocess.PIPE, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -33,6 +34,8 @@ class Measured(BaseModel):
     p95_ms: float | None = None
     runs: int = 0
     memory_mb: float | None = None
+    plan: Literal["", "built", "cached"] = ""
+    build_s: float | None = None
 
 
 def judge(measured: list[Measured], budgets: Budgets, deadline_ms: float | None) -> tuple[VariantProof, ...]:

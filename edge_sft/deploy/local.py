@@ -18,11 +18,14 @@ from edge_sft.bundle.manifest import POLICY
 from edge_sft.bundle.reading import VerifiedBundle, open_verified
 from edge_sft.deploy import judging, proving
 from edge_sft.deploy.candidates import measured_with
+from edge_sft.deploy.judging import Measured
 from edge_sft.deploy.prove import Request
+from edge_sft.deploy.proving import Outcome
+from edge_sft.engines.protocol import EngineInfo, builds
 from edge_sft.errors import BundleRefused, DeviceError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import rfc3339
-from edge_sft.profile import DeviceProfile, VariantName, usable_threads
+from edge_sft.profile import DeviceProfile, VariantName
 from edge_sft.progress import Progress, Silent
 from edge_sft.slots import proof as proofs
 from edge_sft.slots.predictor import read_policy
@@ -93,8 +96,10 @@ def deploy(
             if rule.site is not None:
                 durable.write_bytes(folder / SITE_POLICY, rule.site)
             watch.advance()
+            request = Request(slot=folder, profile=profile, policy=rule.policy, variants=variants)
+            outcomes = _built(verified, request, watch)
             watch.start(f"Proving {', '.join(variants)} on this machine", 1)
-            proof = _prove(verified, folder, profile, rule, variants, timeout_s)
+            proof = _prove(verified, request, rule, outcomes, timeout_s)
             durable.write_text(folder / PROOF, proof.model_dump_json(indent=2) + "\n")
             store.commit(folder)
             watch.advance()
@@ -172,22 +177,59 @@ def _require_room(directory: Path, verified: VerifiedBundle) -> None:
         )
 
 
+def _built(verified: VerifiedBundle, request: Request, watch: Progress) -> dict[VariantName, Outcome]:
+    """Have every variant's engine in the device's cache; empty for engines that are not built.
+
+    Raises:
+        BundleRefused: One cannot be built and the profile does not let the next variant take its place. A variant
+            that is slow or inaccurate is passed over; one whose engine fails is a device that is not as its profile
+            says, and to go on with FP32 in silence is what people then find out months later.
+    """
+    outcomes: dict[VariantName, Outcome] = {}
+    if not builds(request.profile):
+        return outcomes
+    for variant in request.variants:
+        watch.start(f"Building the engine of {variant} for this machine", 100)
+        outcomes[variant] = proving.build(request, variant, _Percent(watch))
+        if outcomes[variant].engine is None and not request.profile.fall_back:
+            raise BundleRefused(
+                str(verified.path),
+                f"has no engine of {variant} on this machine: {outcomes[variant].trouble}",
+                f"What served before goes on. Take {variant} out of the profile '{request.profile.name}', or set "
+                "fall_back = true in it to pass it over.",
+            )
+    return outcomes
+
+
+class _Percent:
+    """What a build tells, as a bar of 100 units."""
+
+    def __init__(self, watch: Progress) -> None:
+        self._watch = watch
+        self._done = 0
+
+    def __call__(self, text: str, share: float | None) -> None:
+        now = self._done if share is None else max(self._done, int(100 * share))
+        self._watch.advance(now - self._done, text)
+        self._done = now
+
+
 def _longest_s(profile: DeviceProfile, variants: tuple[VariantName, ...]) -> float:
     """Return how long a proof takes of variants that just keep the budget: some hundred decisions of each."""
     return len(variants) * 100 * profile.budgets.latency_p95_ms / 1000
 
 
 def _prove(
-    verified: VerifiedBundle,
-    folder: Path,
-    profile: DeviceProfile,
-    rule: _Rule,
-    variants: tuple[VariantName, ...],
-    timeout_s: float,
+    verified: VerifiedBundle, request: Request, rule: _Rule, outcomes: dict[VariantName, Outcome], timeout_s: float
 ) -> Proof:
-    request = Request(slot=folder, profile=profile, policy=rule.policy, variants=variants)
-    measured = proving.measure(request, timeout_s=max(timeout_s, _longest_s(profile, variants)))
-    results = judging.judge(measured.items, profile.budgets, rule.policy.deadline_ms)
+    profile, wanted = request.profile, request.variants
+    unbuilt = {variant: outcome.trouble for variant, outcome in outcomes.items() if outcome.engine is None}
+    left = tuple(variant for variant in wanted if variant not in unbuilt)
+    longest_s = max(timeout_s, _longest_s(profile, left))
+    measured = proving.measure(request.model_copy(update={"variants": left}), timeout_s=longest_s)
+    found = {item.variant: _with_build(item, outcomes.get(item.variant)) for item in measured.items}
+    found |= {variant: Measured(variant=variant, trouble=trouble) for variant, trouble in unbuilt.items()}
+    results = judging.judge([found[variant] for variant in wanted], profile.budgets, rule.policy.deadline_ms)
     chosen = judging.choose(results)
     if chosen is None or measured.engine is None:
         reasons = "; ".join(f"{item.variant}: {item.reason}" for item in results)
@@ -208,10 +250,31 @@ def _prove(
         engine=engine.engine,
         provider=engine.provider,
         library_version=engine.library_version,
-        threads=usable_threads(profile),
+        threads=engine.threads,
+        gpu=engine.gpu,
+        compute_capability=engine.compute_capability,
+        driver=engine.driver,
+        notes=_notes(outcomes, engine),
         frame=measured_with(manifest.task.modality, manifest.task.inputs),
         policy_origin="bundle" if rule.site is None else "site",
         policy_version=rule.policy.version,
         variants=results,
         chosen=chosen,
     )
+
+
+def _with_build(item: Measured, outcome: Outcome | None) -> Measured:
+    """Add how its engine came about."""
+    if outcome is None or outcome.engine is None:
+        return item
+    return item.model_copy(update={"plan": outcome.engine.plan, "build_s": outcome.engine.build_s})
+
+
+def _notes(outcomes: dict[VariantName, Outcome], engine: EngineInfo) -> tuple[str, ...]:
+    """Gather what engines said: why one was built anew, that CUDA graphs failed."""
+    said = [
+        f"{variant}: {line}"
+        for variant, outcome in outcomes.items()
+        for line in (outcome.engine.notes if outcome.engine else (f"passed over: {outcome.trouble}",))
+    ]
+    return (*said, *engine.notes)

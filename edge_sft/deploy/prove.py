@@ -1,5 +1,8 @@
 """The proof's own process: `python -m edge_sft.deploy.prove`, request on stdin, events as JSON lines on stdout.
 
+It is started once a variant to build its engine, where the profile's engine is one that is built, and then once to
+measure all: what building takes is not charged to a model, and a build that crashes or hangs is one variant's.
+
 A model that crashes its engine or eats the memory then takes this process with it, not the deploy and not the
 agent; and resident memory is measured in a process that holds nothing else. It ends when its parent does.
 """
@@ -12,8 +15,9 @@ import os
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -21,10 +25,12 @@ from pydantic import BaseModel, ConfigDict
 from edge_sft.deploy import golden
 from edge_sft.deploy.candidates import Candidate, open_candidate
 from edge_sft.deploy.judging import Measured
+from edge_sft.engines.protocol import EngineNotBuilt, builds
 from edge_sft.errors import EdgeSftError
 from edge_sft.policy import AnyPolicy
 from edge_sft.profile import DeviceProfile, VariantName
 from edge_sft.slots.memory import resident_mb
+from edge_sft.slots.opening import build_engine
 from edge_sft.slots.store import read_manifest
 
 WARM_UP = 3
@@ -35,7 +41,7 @@ _HOPELESS = 3.0  # times the budget: after five such runs the rest would only co
 
 
 class Request(BaseModel):
-    """What is to be proved."""
+    """What is to be proved; with the step ``build`` only have engines in the device's cache."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,6 +49,7 @@ class Request(BaseModel):
     profile: DeviceProfile
     policy: AnyPolicy
     variants: tuple[VariantName, ...]
+    step: Literal["build", "measure"] = "measure"
 
 
 def main() -> None:
@@ -52,12 +59,29 @@ def main() -> None:
     request = Request.model_validate_json(_first_line())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        measure(request)
+        build(request) if request.step == "build" else measure(request)
         _tell("done")
     except EdgeSftError as error:
         _tell("failed", branch=type(error).__name__, thing=error.thing, fact=error.fact, remedy=error.remedy)
     sys.stdout.flush()
     os._exit(0)  # nothing here is worth a slow shutdown
+
+
+def build(request: Request) -> None:
+    """Have each variant's engine in the device's cache, and say of each whether it is.
+
+    Raises:
+        DeviceError: The library or the GPU is missing.
+    """
+    for variant in request.variants:
+        _tell("doing", variant=variant, what="building its engine")
+        try:
+            info = build_engine(
+                request.slot, variant, request.profile, lambda text, share: _tell("building", text=text, share=share)
+            )
+            _tell("engine", **asdict(info))
+        except EngineNotBuilt as error:
+            _tell("unbuilt", why=error.fact)
 
 
 def measure(request: Request) -> None:
@@ -69,6 +93,7 @@ def measure(request: Request) -> None:
     manifest = read_manifest(request.slot)
     modality = manifest.task.modality
     _import_libraries(modality)
+    _wake_gpu(request)
     samples = golden.load(request.slot)
     tolerances = {entry.variant: entry.golden_tolerance for entry in manifest.variants}
     found: dict[VariantName, Measured] = {}
@@ -91,7 +116,7 @@ def _load_and_ask(
     before = resident_mb()
     try:
         candidate = open_candidate(request.slot, variant, request.profile, rule, modality, samples)
-        _tell("engine", **vars(candidate.engine))
+        _tell("engine", **asdict(candidate.engine))
         _tell("doing", variant=variant, what="answering the golden samples")
         answer = golden.compare(samples, variant, candidate.outputs, rule)
     except EdgeSftError as error:
@@ -149,6 +174,13 @@ def _import_libraries(modality: str) -> None:
     for name in ("cv2", "onnxruntime") if modality == "image" else ("onnxruntime",):
         with contextlib.suppress(ImportError):  # opening the model says it in words
             import_module(name)
+
+
+def _wake_gpu(request: Request) -> None:
+    """Load one engine and let it go: the GPU's context takes hundreds of megabytes, which no model is to be charged."""
+    if builds(request.profile) or request.profile.provider == "cuda":
+        with contextlib.suppress(EdgeSftError):  # measuring says it in words
+            build_engine(request.slot, request.variants[0], request.profile, lambda text, share: None)
 
 
 def _give_back_memory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import queue
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,13 +21,18 @@ import edge_sft
 from edge_sft import errors
 from edge_sft.deploy.judging import Measured
 from edge_sft.deploy.prove import Request
-from edge_sft.engines.protocol import EngineInfo
+from edge_sft.engines.protocol import EngineInfo, builds
 from edge_sft.errors import BugError, DeviceError, EdgeSftError
+from edge_sft.profile import VariantName
 from edge_sft.slots.memory import resident_mb
 
 _POLL_S = 0.05
 _RUNAWAY = 3.0  # times the memory budget, on top of the libraries: measured growth beyond is refused anyway
 _LIBRARIES_MB = 400.0
+_SPARE_S = 60.0  # for starting and loading: an engine's own time limit is kept in the child, in better words
+_TELL_EVERY_S = 10.0  # where a library tells nothing of its progress, at least that it is at work
+
+Tell = Callable[[str, "float | None"], None]
 
 
 @dataclass
@@ -34,6 +41,14 @@ class Measurements:
 
     items: list[Measured] = field(default_factory=list)
     engine: EngineInfo | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether a variant has an engine: what it is, or why there is none."""
+
+    engine: EngineInfo | None
+    trouble: str = ""
 
 
 @dataclass
@@ -46,6 +61,28 @@ class _Attempt:
     what: str = "starting"
     done: bool = False
     killed_for: str = ""
+    unbuilt: str = ""
+
+
+def build(request: Request, variant: VariantName, tell: Tell) -> Outcome:
+    """Have a variant's engine in the device's cache, built in a process of its own if it must be.
+
+    Args:
+        request: Slot, profile and policy.
+        variant: Whose engine.
+        tell: Told what is going on, and how much of it is done where that is known.
+
+    Raises:
+        DeviceError: The library or the GPU is missing: no variant would do.
+    """
+    timeout_s = request.profile.building.timeout_s + _SPARE_S
+    asked = request.model_copy(update={"variants": (variant,), "step": "build"})
+    attempt, status, words = _attempt(asked, timeout_s, tell)
+    if attempt.done:
+        return Outcome(None if attempt.unbuilt else attempt.engine, attempt.unbuilt)
+    if attempt.variant is None:
+        raise _not_started(attempt, status, words)
+    return Outcome(None, f"{attempt.killed_for or 'crashed (' + _ending(status) + ')'} while {attempt.what}")
 
 
 def measure(request: Request, *, timeout_s: float) -> Measurements:
@@ -69,15 +106,21 @@ def measure(request: Request, *, timeout_s: float) -> Measurements:
             by_name = {item.variant: item for item in attempt.items} | crashed
             return Measurements([by_name[variant] for variant in request.variants], attempt.engine)
         if attempt.variant is None:
-            why = attempt.killed_for or words or _ending(status)
-            raise DeviceError("the proof", f"could not start ({why})", "Run: edge-sft doctor")
+            raise _not_started(attempt, status, words)
         trouble = f"{attempt.killed_for or 'crashed the engine (' + _ending(status) + ')'} while {attempt.what}"
         crashed[attempt.variant] = Measured.model_validate({"variant": attempt.variant, "trouble": trouble})
 
 
-def _attempt(request: Request, timeout_s: float) -> tuple[_Attempt, int, str]:
+def _not_started(attempt: _Attempt, status: int, words: str) -> DeviceError:
+    why = attempt.killed_for or words or _ending(status)
+    return DeviceError("the proof", f"could not start ({why})", "Run: edge-sft doctor")
+
+
+def _attempt(request: Request, timeout_s: float, tell: Tell = lambda text, share: None) -> tuple[_Attempt, int, str]:
     """Run the child once; return what it told, its exit status and its last words."""
     limit_mb = _LIBRARIES_MB + _RUNAWAY * request.profile.budgets.memory_mb * len(request.variants)
+    if builds(request.profile) or request.profile.provider == "cuda":
+        limit_mb = math.inf  # NVIDIA's libraries alone take gigabytes, and more to build; the kernel has the last word
     with tempfile.TemporaryFile() as words:
         child = subprocess.Popen(
             [sys.executable, "-m", "edge_sft.deploy.prove"],
@@ -88,7 +131,7 @@ def _attempt(request: Request, timeout_s: float) -> tuple[_Attempt, int, str]:
             cwd=Path(edge_sft.__file__).resolve().parent.parent,
         )
         try:
-            attempt = _follow(child, request, timeout_s, limit_mb)
+            attempt = _follow(child, request, timeout_s, limit_mb, tell)
         finally:
             child.kill()
             status = child.wait()
@@ -101,7 +144,9 @@ def _attempt(request: Request, timeout_s: float) -> tuple[_Attempt, int, str]:
     return attempt, status, said[-1][:300] if said else ""
 
 
-def _follow(child: subprocess.Popen[bytes], request: Request, timeout_s: float, limit_mb: float) -> _Attempt:
+def _follow(
+    child: subprocess.Popen[bytes], request: Request, timeout_s: float, limit_mb: float, tell: Tell
+) -> _Attempt:
     if child.stdin is None or child.stdout is None:
         raise BugError("the proof", "has no pipes", "Please report it.")
     lines: queue.Queue[bytes | None] = queue.Queue()
@@ -109,7 +154,8 @@ def _follow(child: subprocess.Popen[bytes], request: Request, timeout_s: float, 
     with contextlib.suppress(OSError):  # a child that died at once is found out below
         child.stdin.write(request.model_dump_json().encode() + b"\n")
         child.stdin.flush()
-    attempt, end = _Attempt(), time.monotonic() + timeout_s
+    attempt, began = _Attempt(), time.monotonic()
+    end, told = began + timeout_s, began
     while True:
         try:
             line = lines.get(timeout=_POLL_S)
@@ -121,14 +167,18 @@ def _follow(child: subprocess.Popen[bytes], request: Request, timeout_s: float, 
             if time.monotonic() > end:
                 attempt.killed_for = f"did not end within {timeout_s:g} s"
                 return attempt
+            if time.monotonic() - told > _TELL_EVERY_S:
+                told = time.monotonic()
+                tell(f"{attempt.what}, {told - began:.0f} s so far", None)
             continue
-        if line is None or _note(attempt, line):
+        told = time.monotonic()
+        if line is None or _note(attempt, line, tell):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=5)
             return attempt
 
 
-def _note(attempt: _Attempt, line: bytes) -> bool:
+def _note(attempt: _Attempt, line: bytes, tell: Tell) -> bool:
     """Take in one event; true when it was the last."""
     try:
         event: dict[str, Any] = json.loads(line)
@@ -138,7 +188,11 @@ def _note(attempt: _Attempt, line: bytes) -> bool:
     if kind == "doing":
         attempt.variant, attempt.what = event["variant"], event["what"]
     elif kind == "engine":
-        attempt.engine = EngineInfo(**event)
+        attempt.engine = EngineInfo(**{**event, "notes": tuple(event.get("notes", ()))})
+    elif kind == "building":
+        tell(event["text"], event["share"])
+    elif kind == "unbuilt":
+        attempt.unbuilt = event["why"]
     elif kind == "measured":
         attempt.items.append(Measured.model_validate(event))
     elif kind == "failed":
@@ -163,5 +217,7 @@ def _read_lines(pipe: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
 def _ending(status: int) -> str:
     if status < 0:
         with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-status).name}"
+            name = signal.Signals(-status).name
+            why = ": the machine ran out of memory, most likely" if name == "SIGKILL" else ""
+            return f"killed by {name}{why}"
     return f"exit status {status}"

@@ -45,7 +45,8 @@ def render(service: Service) -> str:
     root = service.root
     managed = root.parent == _STATE and re.fullmatch(r"[A-Za-z0-9._-]+", root.name)
     state = f"StateDirectory={root.name}\nStateDirectoryMode=0750" if managed else f"ReadWritePaths={_quoted(root)}"
-    words = [service.python, "-I", "-m", "edge_sft.cli.main", "run", "--config", service.config, "--root", root]
+    words: list[Path | str] = [service.python, "-I", "-m", "edge_sft.cli.main", "run"]
+    words += ["--config", service.config, "--root", root]
     at_home = any(_at_home(path) for path in (root, service.python, service.config))
     values = {
         "command": " ".join(_quoted(word) for word in words),

@@ -137,7 +137,7 @@ def pack(folder: Path, out: Path) -> None:
 
 def _unpack(path: Path, folder: Path) -> None:
     """Take files only, by their last name: nothing leaves the folder."""
-    if zipfile.is_zipfile(path):
+    if not tarfile.is_tarfile(path):  # asked first: a tar that ends with a wheel looks like a zip, too
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if not info.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -10,7 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sft.engines.protocol import EngineInfo
+from edge_sft.engines import inputs as inputs_of
+from edge_sft.engines.inputs import Shape
+from edge_sft.engines.protocol import EngineInfo, Workplace
 from edge_sft.errors import BugError, DeviceError
 from edge_sft.profile import DeviceProfile, usable_threads
 
@@ -24,7 +27,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 T = TypeVar("T")
-Fixed = tuple["int | None", ...]  # None where the graph leaves an axis open (the batch)
 
 
 class OnnxRuntimeEngine:
@@ -34,7 +36,9 @@ class OnnxRuntimeEngine:
         self._session = session
         self._info = info
         self._source = source
-        self._inputs = {item.name: (_dtype(item, source), _shape(item)) for item in session.get_inputs()}
+        self._inputs: inputs_of.Specs = {
+            item.name: (_dtype(item, source), _shape(item)) for item in session.get_inputs()
+        }
         self._outputs = [item.name for item in session.get_outputs()]
 
     @property
@@ -52,7 +56,7 @@ class OnnxRuntimeEngine:
         session = self._session
         if session is None:
             raise BugError(self._source, "was closed and asked to infer", "Please report it.")
-        self._check(inputs)
+        inputs_of.check(inputs, self._inputs, self._source)
         results = _wrapped(self._source, "failed while inferring", lambda: session.run(self._outputs, inputs))
         return dict(zip(self._outputs, results, strict=True))
 
@@ -68,22 +72,9 @@ class OnnxRuntimeEngine:
     ) -> None:
         self.close()
 
-    def _check(self, inputs: dict[str, NDArray[Any]]) -> None:
-        if inputs.keys() != self._inputs.keys():
-            raise BugError(
-                self._source, f"takes inputs {sorted(self._inputs)}, was given {sorted(inputs)}", "Please report it."
-            )
-        for name, (dtype, shape) in self._inputs.items():
-            array = inputs[name]
-            if not isinstance(array, np.ndarray) or array.dtype != dtype or not _fits(array.shape, shape):
-                got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-                raise BugError(
-                    self._source, f"takes '{name}' as {dtype} {_words(shape)}, was given {got}", "Please report it."
-                )
 
-
-def open_engine(model: Path, profile: DeviceProfile) -> OnnxRuntimeEngine:
-    """Load an ONNX file with the provider and threads of the profile.
+def open_engine(model: Path, profile: DeviceProfile, building: Workplace | None = None) -> OnnxRuntimeEngine:
+    """Load an ONNX file with the provider and threads of the profile; nothing is built, so nothing is kept.
 
     Raises:
         DeviceError: The library is missing, refuses the model, or would run it elsewhere than asked.
@@ -94,7 +85,9 @@ def open_engine(model: Path, profile: DeviceProfile) -> OnnxRuntimeEngine:
     if wanted not in onnxruntime.get_available_providers():
         raise _not_on_provider(model, profile.provider, "this ONNX Runtime was built without it")
     threads = usable_threads(profile)
-    providers = [wanted] if profile.provider == "cpu" else [wanted, _PROVIDERS["cpu"]]
+    # TF32 rounds FP32 products to 10 bits unless told not to; FP32 shall mean FP32 and golden samples agree.
+    cuda = (wanted, {"use_tf32": "0"})
+    providers = [wanted] if profile.provider == "cpu" else [cuda, _PROVIDERS["cpu"]]
     session = _wrapped(
         str(model),
         "is refused by ONNX Runtime",
@@ -103,10 +96,17 @@ def open_engine(model: Path, profile: DeviceProfile) -> OnnxRuntimeEngine:
     first = session.get_providers()[0]  # what it really chose: without CUDA's libraries it falls back in silence
     if first != wanted:
         raise _not_on_provider(model, profile.provider, f"ONNX Runtime fell back to {first}")
-    info = EngineInfo(
-        engine="onnxruntime", provider=first, library_version=str(onnxruntime.__version__), threads=threads
-    )
+    info = EngineInfo("onnxruntime", first, str(onnxruntime.__version__), threads)
+    if profile.provider == "cuda":
+        info = _with_gpu(info)
     return OnnxRuntimeEngine(session, info, str(model))
+
+
+def _with_gpu(info: EngineInfo) -> EngineInfo:
+    from edge_sft.engines.nvidia.cuda import Driver
+
+    gpu = Driver().gpu()
+    return replace(info, gpu=gpu.name, compute_capability=gpu.compute_capability, driver=gpu.driver)
 
 
 def _options(library: Any, threads: int) -> Any:
@@ -148,15 +148,5 @@ def _dtype(item: Any, source: str) -> np.dtype[Any]:
     return dtype
 
 
-def _shape(item: Any) -> Fixed:
+def _shape(item: Any) -> Shape:
     return tuple(axis if isinstance(axis, int) else None for axis in item.shape)
-
-
-def _fits(shape: tuple[int, ...], wanted: Fixed) -> bool:
-    return len(shape) == len(wanted) and all(
-        got >= 1 if want is None else got == want for got, want in zip(shape, wanted, strict=True)
-    )
-
-
-def _words(shape: Fixed) -> str:
-    return "(" + ", ".join("N" if axis is None else str(axis) for axis in shape) + ")"

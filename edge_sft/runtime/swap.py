@@ -69,6 +69,8 @@ class SlotLoader:
         except BaseException:
             _close(models)
             raise
+        for note in models[0].engine.notes:  # an engine built anew, a launch that could not be recorded
+            self.tell("engine", note)
         return Crew(models, policy_version=models[0].policy.version, generation=generation)
 
     def _open(self, slot: Path, proved_threads: int) -> list[Any]:

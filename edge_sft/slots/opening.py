@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +13,17 @@ from typing import Protocol, TypeVar
 from edge_sft import policy as policies
 from edge_sft.bundle import manifest as manifests
 from edge_sft.bundle.manifest import POLICY, Manifest
-from edge_sft.engines.protocol import Engine, open_engine
+from edge_sft.engines.protocol import Engine, EngineInfo, open_engine
 from edge_sft.errors import BundleRefused, EdgeSftError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import ModelIdentity
 from edge_sft.profile import Budgets, DeviceProfile
 from edge_sft.slots import proof as proofs
+from edge_sft.slots.building import Tell, workplace
 from edge_sft.slots.memory import resident_mb
-from edge_sft.slots.store import manifest_bytes
+from edge_sft.slots.store import manifest_bytes, read_manifest
+
+log = logging.getLogger(__name__)
 
 # What an unproved bundle runs on: nothing is gated there, so the budgets are without meaning.
 ANY_CPU = DeviceProfile(
@@ -122,11 +126,26 @@ def open_model(
         profile = profile.model_copy(update={"threads": threads})
     name = variant or (proof.chosen if proof else "fp32")
     before = resident_mb()
-    engine = open_engine(slot_dir / _file_of(manifest, name), profile)
+    # normally the engine that the proof built is there; where it must be built anew, the log says so at once
+    place = workplace(slot_dir, profile, lambda text, share: None if share else log.warning("%s: %s", name, text))
+    engine = open_engine(slot_dir / _file_of(manifest, name), profile, place)
     deadlines = [limit for limit in (deadline_ms, rule.deadline_ms) if limit is not None]
     digest = hashlib.sha256(signed).hexdigest()
     model = ModelIdentity(name=manifest.name, version=manifest.version, digest=digest, variant=name)
     return Opened(engine, manifest, model, rule, min(deadlines, default=None), slot_dir, identity, before)
+
+
+def build_engine(slot_dir: Path, variant: str, profile: DeviceProfile, tell: Tell) -> EngineInfo:
+    """Have a variant's engine in the device's cache: take it from there or build it, load it once, let it go.
+
+    Raises:
+        BundleRefused: The folder is no bundle.
+        EngineNotBuilt: No engine could be made of this variant.
+        DeviceError: Nor of any other: the library or the GPU is missing.
+    """
+    model = slot_dir / _file_of(read_manifest(slot_dir), variant)
+    with open_engine(model, profile, workplace(slot_dir, profile, tell)) as engine:
+        return engine.info
 
 
 def read_policy(path: Path) -> AnyPolicy:

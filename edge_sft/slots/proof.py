@@ -36,6 +36,10 @@ class VariantProof(_Strict):
     p95_ms: float | None = None
     runs: int = Field(default=0, ge=0)
     memory_mb: float | None = None
+    plan: Literal["", "built", "cached"] = Field(
+        default="", description="whether this deploy built its engine or the device had it; empty where none is built"
+    )
+    build_s: float | None = Field(default=None, ge=0, description="how long building its engine took")
 
 
 class Proof(_Strict):
@@ -53,6 +57,10 @@ class Proof(_Strict):
     provider: str
     library_version: str
     threads: int = Field(ge=1)
+    gpu: str = Field(default="", description="the GPU's name; empty on a processor")
+    compute_capability: str = ""
+    driver: str = Field(default="", description="NVIDIA's driver")
+    notes: tuple[str, ...] = Field(default=(), description="why an engine was built anew, and the like")
     frame: str = Field(
         description="what the latency was measured with: a frame's width x height, a window's steps x channels"
     )

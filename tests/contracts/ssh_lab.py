@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-UID = 4711
 PORT = 2222
 USER = "edge"
 _SCRIPT = """
@@ -57,12 +56,14 @@ class Lab:
     def __init__(self, chroot: Path | None = None, environment: Sequence[str] = ()) -> None:
         base = Path(tempfile.mkdtemp(prefix="edge-lab-", dir=None if chroot is None else chroot / "tmp"))
         base.chmod(0o755)
+        self.uid = 40_000 + os.getpid() % 20_000  # of its own, so that labs of several processes do not meet
         self.base, self._chroot, self._environment = base, chroot, environment
         self.home = base / "home"
         self.root = self.home / ".local" / "share" / "edge-sft"
         self.config = base / "client" / "ssh_config"
         self.to = f"ssh://{USER}@127.0.0.1:{PORT}"
         self._sshd: subprocess.Popen[bytes] | None = None
+        self._mounts: list[Path] = []
         self._others: list[subprocess.Popen[bytes]] = []
 
     def inside(self, path: Path) -> str:
@@ -80,8 +81,16 @@ class Lab:
         self._write_client_config()
         self._write_users()
         for folder in (self.home, *self.home.rglob("*")):
-            os.chown(folder, UID, UID)
+            os.chown(folder, self.uid, self.uid)
         self.serve()
+
+    def mount(self, name: str, options: str) -> Path:
+        """Mount a small file system in the device's folder; before `start`."""
+        folder = self.base / name
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=0777,{options}", "tmpfs", folder], check=True)
+        self._mounts.append(folder)
+        return folder
 
     def new_host_key(self) -> None:
         """Give the device another host key; it counts from the next `serve`."""
@@ -123,10 +132,9 @@ class Lab:
         script = _SCRIPT.format(mounts=mounts, enter=enter, conf=self.inside(conf))
         if enter:
             script = script.replace("sh exec /usr", "sh /usr")
-        log = (self.base / "server" / "log").open("ab")
-        self._sshd = subprocess.Popen(
-            ["unshare", "-n", "-m", "sh", "-c", script], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        inner = ["unshare", "-n", "-m", "sh", "-c", script]
+        with (self.base / "server" / "log").open("ab") as log:
+            self._sshd = subprocess.Popen(inner, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         for _ in range(300):
             if self._answers():
                 return
@@ -142,7 +150,7 @@ class Lab:
         """End sshd and everything that its sessions left."""
         if self._sshd is None:
             return
-        for pid in [*reversed(self.sessions()), *_of_user(), self._sshd.pid]:
+        for pid in [*reversed(self.sessions()), *_of_user(self.uid), self._sshd.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._sshd.wait()
@@ -153,6 +161,8 @@ class Lab:
             process.kill()
             process.wait()
         self.stop_serving()
+        for folder in self._mounts:
+            subprocess.run(["umount", "-l", folder], check=False)
         shutil.rmtree(self.base, ignore_errors=True)
 
     # --- the network -----------------------------------------------------------------------------------------
@@ -239,9 +249,9 @@ class Lab:
     def _write_users(self) -> None:
         home = self.inside(self.home)
         added = {
-            "passwd": f"{USER}:x:{UID}:{UID}::{home}:/bin/bash",
+            "passwd": f"{USER}:x:{self.uid}:{self.uid}::{home}:/bin/bash",
             "shadow": f"{USER}:*:19000:0:99999:7:::",
-            "group": f"{USER}:x:{UID}:",
+            "group": f"{USER}:x:{self.uid}:",
         }
         source = Path("/etc") if self._chroot is None else self._chroot / "etc"
         target = self.base / "etc" if self._chroot is None else source
@@ -292,10 +302,10 @@ def _name(pid: int) -> str:
     return ""
 
 
-def _of_user() -> list[int]:
+def _of_user(uid: int) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if entry.stat().st_uid == UID:
+            if entry.stat().st_uid == uid:
                 found.append(int(entry.name))
     return found

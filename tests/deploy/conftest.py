@@ -29,5 +29,10 @@ def ssh_lab() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def ssh_cuts() -> ModuleType:
+    return shared("ssh_cuts")
+
+
+@pytest.fixture(scope="session")
 def small() -> ModuleType:
     return shared("small_bundle")

@@ -22,8 +22,59 @@ def shared(name: str) -> ModuleType:
 
 shared("small_bundle")
 shared("engine")
+shared("pretended")
 
 
 @pytest.fixture(scope="session")
 def small() -> ModuleType:
     return shared("small_bundle")
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pretended driver's file."""
+    return Path(shared("pretended").compiled(tmp_path_factory.mktemp("driver")))
+
+
+@pytest.fixture
+def nvidia(driver: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A pretended `tensorrt` on a pretended GPU, in this process; `nvidia._CUDA` is the driver."""
+    import ctypes
+
+    from edge_sft.engines.nvidia import cuda
+
+    module, library = shared("pretended").loaded(driver)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setattr(cuda, "_load", lambda: ctypes.CDLL(library._name))
+    for name in ("FAKE_TRT", "FAKE_CUDA_NONE", "FAKE_CUDA_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    module.deserialized.clear()
+    for name in ("fake_fail_capture", "fake_alive"):
+        ctypes.c_int.in_dll(library, name).value = 0
+    ctypes.c_size_t.in_dll(library, "fake_room").value = 1 << 40
+    return module  # type: ignore[no-any-return]
+
+
+class Seal:
+    """A device's key."""
+
+    def __init__(self, folder: Path) -> None:
+        from edge_sft.bundle import keys
+
+        self._key = keys.load_private(keys.generate(folder, "device").private)
+
+    def sign(self, message: bytes) -> bytes:
+        return self._key.sign(message)
+
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        return self._key.public.verifies(signature, message)
+
+
+@pytest.fixture
+def seal(tmp_path: Path) -> Seal:
+    return Seal(tmp_path / "device-key")
+
+
+@pytest.fixture
+def other_seal(tmp_path: Path) -> Seal:
+    return Seal(tmp_path / "another-key")

@@ -1,4 +1,5 @@
-"""ONNX Runtime and a fake in memory keep the same contract."""
+"""Every engine keeps the same contract: ONNX Runtime, a fake in memory, and NVIDIA's; those on the real libraries
+where there is a GPU, and everywhere our own code around a pretended library."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_sft.engines.nvidia.cuda import Driver
 from edge_sft.engines.protocol import EngineInfo, open_engine
 from edge_sft.errors import BugError, DeviceError
+from edge_sft.profile import Building
 
 EngineContract: Any = sys.modules["edge_sft_tests_engine"].EngineContract
 
@@ -74,3 +77,48 @@ class TestInMemory(EngineContract):
     @pytest.fixture
     def break_engine(self) -> Callable[[Any], None]:
         return lambda engine: setattr(engine, "broken", True)
+
+
+class TestNvidiaAroundAPretendedLibrary(EngineContract):
+    """Our shapes, buffers, parts of a batch, recorded launches; nothing of NVIDIA's is proved here."""
+
+    @pytest.fixture(params=[False, True], ids=["launch by launch", "recorded"])
+    def make_engine(
+        self, tmp_path: Path, small: ModuleType, nvidia: ModuleType, request: pytest.FixtureRequest
+    ) -> Callable[[], Any]:
+        model = tmp_path / "fp32.onnx"
+        model.write_bytes(small.graph())
+        building = Building(batch_max=4, cuda_graphs=request.param)
+        return lambda: open_engine(model, small.profile(engine="tensorrt", building=building))
+
+    @pytest.fixture
+    def break_engine(self) -> Callable[[Any], None]:
+        class Broken:
+            def __getattr__(self, name: str) -> Any:
+                raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+        return lambda engine: setattr(engine, "_context", Broken())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt_rtx"], scope="class")
+class TestNvidia(EngineContract):
+    @pytest.fixture
+    def make_engine(self, tmp_path: Path, small: ModuleType, library: str) -> Callable[[], Any]:
+        unproved = f"that {library} runs what it builds, with right numbers, is not proved"
+        pytest.importorskip(library, reason=f"{library} is not installed: {unproved}")
+        try:
+            Driver()
+        except DeviceError as error:
+            pytest.skip(f"no NVIDIA GPU ({error.fact}): {unproved}")
+        model = tmp_path / "fp32.onnx"
+        model.write_bytes(small.graph())
+        return lambda: open_engine(model, small.profile(engine=library, building=Building(batch_max=4)))
+
+    @pytest.fixture
+    def break_engine(self) -> Callable[[Any], None]:
+        class Broken:
+            def execute_async_v3(self, stream: int) -> bool:
+                return False
+
+        return lambda engine: setattr(engine, "_context", Broken())
