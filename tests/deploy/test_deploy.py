@@ -258,6 +258,7 @@ def test_a_variant_that_takes_its_process_down_is_named_and_the_rest_goes_on(
     attempt, python = proving._attempt, sys.executable
     stand_in(monkeypatch, tmp_path, CRASHES.format(how=how, python=python))
     monkeypatch.setattr(proving, "_attempt", real_child)
+    monkeypatch.setattr(local, "_longest_s", lambda profile, variants: 0.0)
     small = device.small
     bundle = device.bundle(graphs={"fp32": small.graph(), "int8-cpu": small.graph()})
     tight = small.profile(budgets=Budgets(latency_p95_ms=1000, memory_mb=50))
