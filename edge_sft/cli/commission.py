@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_sft.cli.console import console, errors
+from edge_sft.cli.console import console, errors, progress
 from edge_sft.errors import DataError, EdgeSftError, UserError
 
 if TYPE_CHECKING:
     from edge_sft.prediction import Rows
     from edge_sft.preprocess import Windowing
+    from edge_sft.progress import Progress
     from edge_sft.slots.commissioning import Collector, Commissioning
     from edge_sft.slots.commissioning_file import CommissioningStore
     from edge_sft.slots.store import Slot
@@ -63,12 +64,14 @@ def commission(
     if bool(rows) == heard:
         raise UserError("the healthy run", "is not given, or twice", "Give files of rows, or --heard.")
     between = _time(start, "--from"), _time(end, "--to")
-    found = _heard(SlotStore(place, pipeline).directory / "rows") if heard else _read(slot, rows or [], asset)
     said = "what the agent received" if heard else ", ".join(str(path) for path in rows or [])
-    _commission(slot, store, _called(_within(found, asset, between, said), name), said)
+    with progress() as bars:
+        ring = SlotStore(place, pipeline).directory / "rows"
+        found = _heard(ring) if heard else _read(slot, rows or [], asset, bars)
+        _commission(slot, store, _called(_within(found, asset, between, said), name), said, bars)
 
 
-def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], source: str) -> None:
+def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], source: str, bars: Progress) -> None:
     from edge_sft.policy import AnomalyPolicy
     from edge_sft.slots import commissioning
     from edge_sft.slots.window_predictor import WindowPredictor
@@ -78,8 +81,10 @@ def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], so
         if not isinstance(predictor.policy, AnomalyPolicy):
             fact = f"does {predictor.task.kind} and needs no commissioning"
             raise UserError(f"{predictor.model.name} {predictor.model.version}", fact, "Run the agent.")
-        collected = _windows(predictor.windowing, found)
+        collected = _windows(predictor.windowing, found, bars)
+        bars.start("Commissioning", len(collected))
         for asset, collector in sorted(collected.items()):
+            bars.advance(0, note=asset)
             try:
                 made = commissioning.commission(
                     predictor.outputs,
@@ -98,6 +103,7 @@ def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], so
                 errors.print(f"{asset}: {error}", markup=False)
                 continue
             store.write(made)
+            bars.advance()
             _tell(made, predictor)
     if failed:
         raise DataError(
@@ -105,7 +111,7 @@ def _commission(slot: Slot, store: CommissioningStore, found: Iterable[Rows], so
         )
 
 
-def _windows(windowing: Windowing, found: Iterable[Rows]) -> dict[str, Collector]:
+def _windows(windowing: Windowing, found: Iterable[Rows], bars: Progress) -> dict[str, Collector]:
     """Grid and cut every machine's rows as the agent does."""
     import numpy as np
 
@@ -117,21 +123,27 @@ def _windows(windowing: Windowing, found: Iterable[Rows]) -> dict[str, Collector
     made: dict[str, tuple[Gridder, WindowBuffer, Collector]] = {}
     noticed: dict[str, list[str]] = {}
     numbers: dict[str, Any] = {}
+    count = 0
     for rows in found:
+        if not count:  # files are read before their first rows come
+            bars.start("Cutting windows", 1)
         parts = made.setdefault(rows.asset, (Gridder(windowing), WindowBuffer(windowing, rows.asset), Collector()))
         gridder, buffer, collector = parts
-        values = np.full((len(rows.time_s), len(names)), np.nan)
-        for column, name in enumerate(names):
-            if name in rows.channels:
-                values[:, column] = rows.values[:, rows.channels.index(name)]
-        for first in range(0, len(values), _ROWS):
-            part = slice(first, first + _ROWS)
-            collector.add(buffer.push(gridder.push(rows.time_s[part], values[part])))
+        for first in range(0, len(rows.time_s), _ROWS):
+            time = rows.time_s[first : first + _ROWS]
+            values = np.full((len(time), len(names)), np.nan)
+            came = np.zeros(len(names))
+            for column, name in enumerate(names):
+                if name in rows.channels:
+                    values[:, column] = rows.values[first : first + _ROWS, rows.channels.index(name)]
+                    came[column] = len(time)
+            collector.add(buffer.push(gridder.push(time, values)))
             while gridder.facts:
                 noticed.setdefault(rows.asset, []).append(gridder.facts.popleft()[1])
-        came = [len(values) if name in rows.channels else 0 for name in names]
-        counts = np.array([np.isfinite(values).sum(axis=0), came])
-        numbers[rows.asset] = numbers.get(rows.asset, 0) + counts
+            numbers[rows.asset] = numbers.get(rows.asset, 0) + np.array([np.isfinite(values).sum(axis=0), came])
+            count += len(time)
+            bars.advance(0, note=f"{rows.asset}: {count:,} rows")
+    bars.advance()
     for asset, (gridder, buffer, collector) in made.items():
         collector.add(buffer.push(gridder.flush()))
         shares = zip(names, *numbers[asset].tolist(), strict=True)
@@ -173,7 +185,8 @@ def _within(
         keep = (rows.time_s >= first) & (rows.time_s < last)
         if (asset is None or rows.asset == asset) and keep.any():
             any_kept = True
-            yield Rows(rows.asset, rows.time_s[keep], rows.values[keep], rows.channels)
+            whole = bool(keep.all())  # a long recording lies in memory once
+            yield rows if whole else Rows(rows.asset, rows.time_s[keep], rows.values[keep], rows.channels)
     if any_kept:
         return
     if asset in seen or (asset is None and seen):
@@ -210,7 +223,7 @@ def _heard(folder: Path) -> Iterator[Rows]:
         yield from kept.rows
 
 
-def _read(slot: Slot, paths: Sequence[Path], asset: str | None) -> Iterator[Rows]:
+def _read(slot: Slot, paths: Sequence[Path], asset: str | None, bars: Progress) -> Iterator[Rows]:
     """Read files with the columns, units and times that the bundle's recipe says."""
     from edge_sft import sensor_recipe, strict_toml
     from edge_sft.bundle.manifest import RECIPE
@@ -219,7 +232,7 @@ def _read(slot: Slot, paths: Sequence[Path], asset: str | None) -> Iterator[Rows
 
     text = (slot.path / RECIPE).read_text(encoding="utf-8", errors="replace")
     recipe = strict_toml.loads(text, sensor_recipe.SensorRecipe, source=str(slot.path / RECIPE))
-    whole = read_recordings(recipe, paths, lambda line: errors.print(line, markup=False, soft_wrap=True))
+    whole = read_recordings(recipe, paths, lambda line: errors.print(line, markup=False, soft_wrap=True), bars)
     channels = tuple(channel.name for channel in recipe.data.channels)
     if asset is None and not all(named(part) for part in whole):
         errors.print("the files do not name the machine: give --asset as the agent calls it", markup=False)

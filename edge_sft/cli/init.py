@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edge_sft.cli.console import console
-from edge_sft.errors import UserError
+from edge_sft.errors import DataError, UserError
 
 
 def init(
@@ -41,6 +41,9 @@ def init(
 def _draft(data: Path, here: Path) -> str:
     from edge_sft.data.sensors.telling import holds_sensor_data
 
+    if data.is_dir() and not any(data.iterdir()):
+        remedy = "Put files of readings into it, or pictures in one folder a class, for example ok/ and scratch/."
+        raise DataError(str(data), "is an empty folder", remedy)
     if holds_sensor_data(data):
         from edge_sft.data.sensors.drafting import draft_sensor_recipe
 

@@ -59,7 +59,14 @@ def predict(
     columns, unit = predict_rows.COLUMNS if windows else _COLUMNS, verified.manifest.task.unit
     if windows:
         made = predict_rows.predictions(
-            verified, data, variant=variant, policy=rule, root=root or device_root(), pipeline=pipeline, last=last
+            verified,
+            data,
+            variant=variant,
+            policy=rule,
+            root=root or device_root(),
+            pipeline=pipeline,
+            last=last,
+            watched=out is not None,
         )
     else:
         made = _of_pictures(bundle, keys, data, rule, variant)
@@ -75,6 +82,7 @@ def predict(
                 target.write(_csv_row(tuple(getattr(prediction, column) for column in columns)))
             else:
                 target.write(predict_rows.text_line(prediction, unit) if windows else _text_line(prediction))
+        _refuse_nothing(counts, windows=windows)  # before an --out that holds more is replaced
     _close(counts, "windows" if windows else "pictures")
 
 
@@ -91,12 +99,16 @@ def _of_pictures(
             yield prediction
 
 
+def _refuse_nothing(counts: Counter[str], *, windows: bool) -> None:
+    if counts:
+        return
+    if windows:
+        raise DataError("the files", "hold no window with enough valid values", "Give longer recordings.")
+    raise UserError("the folders given", "hold no pictures", f"Known kinds: {' '.join(_SUFFIXES)}")
+
+
 def _close(counts: Counter[str], what: str) -> None:
     total = sum(counts.values())
-    if total == 0 and what == "windows":
-        raise DataError("the files", "hold no window with enough valid values", "Give longer recordings.")
-    if total == 0:
-        raise UserError("the folders given", "hold no pictures", f"Known kinds: {' '.join(_SUFFIXES)}")
     errors.print(f"{total} {what}: " + ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     if counts["no_decision"] == total:
         raise DataError(f"the {what}", "could not be decided, not one of them", "See the reasons above.")

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_sft.cli.console import errors
+from edge_sft.cli.console import errors, progress
 
 if TYPE_CHECKING:
     from edge_sft.bundle.reading import VerifiedBundle
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_sft.prediction import Prediction
     from edge_sft.preprocess import Windowing
     from edge_sft.preprocess.window import Window
+    from edge_sft.progress import Progress
     from edge_sft.sensor_recipe import SensorRecipe
     from edge_sft.slots.window_predictor import WindowPredictor
 
@@ -35,6 +36,7 @@ def predictions(
     root: Path,
     pipeline: str,
     last: bool,
+    watched: bool = False,
 ) -> Generator[Prediction, None, None]:
     """Yield a Prediction a window, recording by recording, each ``name``d by the time at which its window ends.
 
@@ -46,25 +48,30 @@ def predictions(
         root: The device's folder, whose commissionings an anomaly model needs.
         pipeline: Under which it was commissioned.
         last: Only the newest window of each recording.
+        watched: Show how far it is: the decisions themselves do not go to the screen.
 
     Raises:
         DataError: A file has no usable rows, or a channel is in none of them.
         UserError: The bundle's recipe is not one that this version reads.
     """
     from edge_sft.data.sensors.recordings import read_recordings
+    from edge_sft.progress import Silent
     from edge_sft.slots.commissioning_file import CommissioningStore
     from edge_sft.slots.window_predictor import WindowPredictor
 
     recipe = _recipe(bundle)
-    parts = read_recordings(recipe, paths, lambda line: errors.print(line, markup=False, soft_wrap=True))
+    with progress(errors) as reading:
+        parts = read_recordings(recipe, paths, lambda line: errors.print(line, markup=False, soft_wrap=True), reading)
     with contextlib.ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="edge-sft-")))
         bundle.extract_to(folder)
         store = CommissioningStore(root, pipeline, bundle.digest)
         opened = WindowPredictor.open(folder, policy=policy, variant=variant, commissioning=store)
         predictor = cleanup.enter_context(opened)
+        bars = cleanup.enter_context(progress(errors)) if watched else Silent()
+        bars.start("Deciding", sum(len(part.time) for part in parts))
         for part in parts:
-            yield from _decided(predictor, part, last=last)
+            yield from _decided(predictor, part, bars, last=last)
 
 
 def text_line(prediction: Prediction, unit: str) -> bytes:
@@ -104,12 +111,12 @@ def _recipe(bundle: VerifiedBundle) -> SensorRecipe:
     return strict_toml.loads(text, sensor_recipe.SensorRecipe, source=f"{bundle.path}, {RECIPE}")
 
 
-def _decided(predictor: WindowPredictor, part: Part, *, last: bool) -> Iterator[Prediction]:
+def _decided(predictor: WindowPredictor, part: Part, bars: Progress, *, last: bool) -> Iterator[Prediction]:
     """Decide about a recording's windows, or its newest one, in order of time."""
     from edge_sft.data.sensors.recordings import machine
 
     newest: Sequence[Window] = ()
-    for windows in _windows(predictor.windowing, part):
+    for windows in _windows(predictor.windowing, part, bars):
         newest = windows[-1:]
         if not last:
             yield from _asked(predictor, windows)
@@ -120,7 +127,7 @@ def _decided(predictor: WindowPredictor, part: Part, *, last: bool) -> Iterator[
         errors.print(f"{machine(part)}: {fact}", markup=False, soft_wrap=True)
 
 
-def _windows(windowing: Windowing, part: Part) -> Iterator[Sequence[Window]]:
+def _windows(windowing: Windowing, part: Part, bars: Progress) -> Iterator[Sequence[Window]]:
     """Push a recording's rows as a stream would; what a window holds does not depend on how the rows are cut."""
     from edge_sft.data.sensors.recordings import machine
     from edge_sft.preprocess.buffering import WindowBuffer
@@ -131,6 +138,7 @@ def _windows(windowing: Windowing, part: Part) -> Iterator[Sequence[Window]]:
         rows = slice(start, start + _ROWS)
         if windows := buffer.push(gridder.push(part.time[rows], part.values[rows])):
             yield windows
+        bars.advance(len(part.time[rows]))
     if windows := buffer.push(gridder.flush()):
         yield windows
 

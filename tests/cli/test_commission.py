@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_sft.cli.commission import _called, _read, _within, commission
+from edge_sft.cli.commission import _called, _read, _windows, _within, commission
 from edge_sft.errors import DataError, UserError
 from edge_sft.policy import AnomalyPolicy, CommissioningRule
 from edge_sft.prediction import Rows
+from edge_sft.progress import Silent
 from edge_sft.runtime.rowlog import RowLog
 from edge_sft.slots.commissioning_file import CommissioningStore
 from edge_sft.slots.store import Slot
@@ -192,14 +193,44 @@ def two_machines(slot: Slot, tmp_path: Path) -> Path:
 
 
 def test_the_rows_own_machine_goes_before_the_name_asked_for(slot: Slot, two_machines: Path) -> None:
-    found = list(_within(_read(slot, [two_machines], "Pump 1"), "Pump 1", (None, None), "both.csv"))
+    found = list(_within(_read(slot, [two_machines], "Pump 1", Silent()), "Pump 1", (None, None), "both.csv"))
     assert [(rows.asset, len(rows.time_s)) for rows in found] == [("Pump 1", 50)]
     with pytest.raises(DataError, match="no rows of 'pump1'; it has 'Pump 1', 'Pump 2'"):
-        list(_within(_read(slot, [two_machines], "pump1"), "pump1", (None, None), "both.csv"))
+        list(_within(_read(slot, [two_machines], "pump1", Silent()), "pump1", (None, None), "both.csv"))
 
 
 def test_a_machine_that_the_agent_calls_otherwise(slot: Slot, two_machines: Path) -> None:
-    only = _within(_read(slot, [two_machines], "Pump 1"), "Pump 1", (None, None), "both.csv")
+    only = _within(_read(slot, [two_machines], "Pump 1", Silent()), "Pump 1", (None, None), "both.csv")
     assert [rows.asset for rows in _called(only, "line/1")] == ["line/1"]
     with pytest.raises(UserError, match="would make one machine of 'Pump 1' and 'Pump 2'"):
-        list(_called(_read(slot, [two_machines], None), "line/1"))
+        list(_called(_read(slot, [two_machines], None, Silent()), "line/1"))
+
+
+def test_a_recording_lies_in_memory_once_and_is_gridded_in_parts(
+    slot: Slot, small: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_sft.preprocess.gridding import Gridder
+
+    pushed: list[int] = []
+    push = Gridder.push
+    monkeypatch.setattr(Gridder, "push", lambda self, t, v: pushed.append(len(t)) or push(self, t, v))
+    monkeypatch.setattr("edge_sft.cli.commission._ROWS", 100)
+    (slot.path / "recipe.toml").write_text(RECIPE)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "one.csv"
+    cells = rng.standard_normal((450, 3)).round(3).tolist()
+    path.write_text("t,machine,c0,c1,c2\n" + "".join(f"{k / 10},P,{a},{b},{c}\n" for k, (a, b, c) in enumerate(cells)))
+    rows = next(_read(slot, [path], None, Silent()))
+    assert next(_within(iter([rows]), None, (None, None), "one.csv")) is rows
+    collected = _windows(small.windowing(), [rows], Silent())
+    assert pushed == [100, 100, 100, 100, 50]
+    assert len(collected["P"].healthy()) > 0
+
+
+@pytest.mark.parametrize(("content", "said"), [("", "is an empty file"), ("t,machine,c0,c1,c2\n", "has no rows")])
+def test_files_without_rows_are_one_clear_line(slot: Slot, tmp_path: Path, content: str, said: str) -> None:
+    (slot.path / "recipe.toml").write_text(RECIPE)
+    path = tmp_path / "one.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=f"hold no usable rows: one.csv {said}"):
+        list(_read(slot, [path], None, Silent()))

@@ -51,5 +51,5 @@ def test_an_empty_folder_is_one_clear_line(tmp_path):
     done = edge_sft("init", tmp_path, cwd=tmp_path)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
-    assert "no picture in class folders" in done.stderr
+    assert "is an empty folder" in done.stderr
     assert not (tmp_path / "recipe.toml").exists()

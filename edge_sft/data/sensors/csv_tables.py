@@ -68,6 +68,8 @@ def read(path: Path, name: str, wanted: Wanted, told: Told = unheard) -> list[Ta
 def peek(path: Path, separator: str = "") -> tuple[Shape, list[list[str]]] | str:
     """Return a file's shape and its first rows; text where it cannot be read."""
     try:
+        if path.stat().st_size == 0:
+            return "is an empty file"
         with opened(path) as file:
             lines = list(islice(file, _LOOK + 400))
     except (OSError, EOFError, zlib.error) as error:

@@ -19,6 +19,7 @@ from edge_sft.data.sensors.tables import NOTHING, kind_of, number
 
 _LOOK = 12  # files looked at
 _ROWS = 400  # of each
+_NO_ROWS = "has a header but no rows"
 _NAMES: dict[str, str] = {  # roles by what a column's name is, or ends or begins with; first match counts
     "time": "timestamp|datetime|date_?time|time|date|zeit|zeitstempel|uhrzeit|datum|horodatage|fecha|hora|cycle|cycles|"
     "time_?in_?cycles|t|ts|epoch|seconds|elapsed",
@@ -152,6 +153,8 @@ def _columns(path: Path) -> list[Column] | str:
         if isinstance(found, str):
             return found
         shape, rows = found
+        if not rows:
+            return _NO_ROWS
         cells = list(zip(*rows, strict=True)) if rows else [()] * len(shape.header)
         return [Column(h, tuple(c), shape.units.get(h, "")) for h, c in zip(shape.header, cells, strict=True)]
     return _array_columns(path)
@@ -163,7 +166,9 @@ def _array_columns(path: Path) -> list[Column] | str:
 
     if kind_of(path) == ".parquet":
         peeked = peek_parquet(path, _ROWS)
-        return peeked if isinstance(peeked, str) else [Column(n, _shown(c)) for n, c in peeked.columns.items()]
+        if isinstance(peeked, str) or not peeked.rows:
+            return peeked if isinstance(peeked, str) else _NO_ROWS
+        return [Column(name, _shown(cells)) for name, cells in peeked.columns.items()]
     # a name that no array has shows what there is: recordings of numbered columns, or a header
     tables = read_tables(path, path.name, Wanted(numbers=tuple(str(i) for i in range(1, 513))))
     if isinstance(tables, str):

@@ -64,6 +64,9 @@ class RowsReplay:
         pieces = self._merged()
         skipped = sum(1 for _ in zip(range(after), pieces))  # noqa: B905  # as far as there are any
         peeked = next(pieces, None)
+        if peeked is None and not after:
+            where = ", ".join(str(path) for path in self._paths[:3])
+            raise DataError(where, "holds no rows to play", "Give a recording with rows behind its header.")
         if peeked is None:
             return self._merged(), 0
         return _chained(peeked, pieces), skipped

@@ -212,3 +212,19 @@ def test_a_draft_looks_at_the_first_rows_of_parquet_only(tmp_path: Path, monkeyp
     recipe = drafted(tmp_path)
     assert recipe.data.time == "time"
     assert [channel.name for channel in recipe.data.channels] == ["temp"]
+
+
+@pytest.mark.parametrize(("content", "said"), [("", "is an empty file"), ("time,temp\n", "has a header but no rows")])
+def test_a_file_without_rows_says_so(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "m.csv").write_text(content)
+    with pytest.raises(DataError, match=f"m.csv {said}"):
+        draft_sensor_recipe(tmp_path)
+
+
+def test_parquet_without_rows_says_so(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"time": np.zeros(0), "temp": np.zeros(0)}), tmp_path / "m.parquet")
+    with pytest.raises(DataError, match=r"m\.parquet has a header but no rows"):
+        draft_sensor_recipe(tmp_path)

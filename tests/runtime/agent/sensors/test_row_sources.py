@@ -300,6 +300,16 @@ def test_a_table_that_ends_in_the_middle_is_said(tmp_path: Path) -> None:
         _all(_open(tmp_path, path, time="t"))
 
 
+def test_a_table_without_rows_is_said_and_a_recording_that_was_played_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("t,x\n")
+    with pytest.raises(DataError, match=r"a\.csv: holds no rows to play"):
+        _open(tmp_path, path, time="t")
+    path.write_text("t,x\n1,2\n")
+    rows_replay.remember(tmp_path / "state", "1")
+    assert len(_all(_open(tmp_path, path, time="t"))) == 1
+
+
 def test_an_archive_of_arrays(tmp_path: Path, rows: Callable[..., Rows]) -> None:
     one = rows("a", 20)
     np.savez(tmp_path / "a.npz", time=one.time_s, **{name: one.values[:, i] for i, name in enumerate(one.channels)})
