@@ -118,6 +118,13 @@ class ILogger(Protocol):
     def log(self, severity: Any, msg: str) -> None: ...
 
 
+class Severity(Protocol):
+    """Of a message; `ILogger.Severity` in the library."""
+
+    ERROR: Any
+    INTERNAL_ERROR: Any
+
+
 class IProgressMonitor(Protocol):
     """How far a build is; we implement it."""
 
@@ -142,6 +149,18 @@ class MemoryPoolType(Protocol):
     """What a build may use."""
 
     WORKSPACE: Any
+
+
+class DataType(Protocol):
+    """Of a tensor; we tell them apart by their names."""
+
+    FLOAT: Any
+    HALF: Any
+    INT8: Any
+    INT32: Any
+    INT64: Any
+    BOOL: Any
+    UINT8: Any
 
 
 class TensorIOMode(Protocol):
