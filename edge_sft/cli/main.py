@@ -57,6 +57,8 @@ VERBS: dict[str, Verb] = {
     "keys trust": Verb("edge_sft.cli.keys:trust", "Trust another maker's public key."),
 }
 
+ELSEWHERE = ("bench", "devices", "doctor")  # these look only: with `--to ssh://…` they run over there as they are
+
 GROUPS = {
     "agent": "The agent's configuration and health.",
     "bundle": "Look into, verify or re-sign a bundle.",
@@ -123,6 +125,11 @@ def main() -> None:
         typer.echo(f"edge-sft {edge_sft.__version__}")
         return
     try:
+        if "--to" in sys.argv and sys.argv[1] in ELSEWHERE:
+            from edge_sft.cli.remote import look
+
+            if look(sys.argv[1:]):
+                return
         _root()(prog_name="edge-sft")
     except EdgeSftError as error:
         typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)

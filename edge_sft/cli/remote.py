@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,11 +63,11 @@ def deploy(
     return Deployed(_proof(done.proof), done.changed)
 
 
-def verb(target: Target, arguments: Sequence[str]) -> None:
+def verb(target: Target, arguments: Sequence[str], *, rooted: bool = True) -> None:
     """Run a verb of edge-sft on another machine and print what it prints. Raises EdgeSftError."""
     from edge_sft.deploy.remote.deploying import run_verb
 
-    root = ["--root", target.root.as_posix()] if target.root else []
+    root = ["--root", target.root.as_posix()] if target.root and rooted else []
     with open_link(target) as link:
         link.doing = f"edge-sft {arguments[0]}"
         run_verb(link, [*arguments, *root], _plainly)
@@ -75,6 +75,29 @@ def verb(target: Target, arguments: Sequence[str]) -> None:
 
 def _plainly(line: str) -> None:
     console.print(line, markup=False)
+
+
+def look(words: Sequence[str]) -> bool:
+    """Run a verb that only looks (doctor, bench, devices) on another machine when ``--to ssh://…`` is among its words.
+
+    Returns:
+        Whether it was run there.
+
+    Raises:
+        EdgeSftError: The device cannot be reached, or the verb refuses.
+    """
+    asked, told = list(words), {}
+    for option in ("--to", "--ssh-config", "--accept-host-key", "--root"):
+        if option in asked[:-1]:
+            at = asked.index(option)
+            told[option] = asked[at + 1]
+            del asked[at : at + 2]
+    if told.get("--to", "local") == "local":
+        return False
+    root, config = told.get("--root"), told.get("--ssh-config")
+    target = Target(told["--to"], Path(root) if root else None, Path(config) if config else None)
+    verb(replace(target, accept_host_key=told.get("--accept-host-key")), asked, rooted=asked[0] != "devices")
+    return True
 
 
 def open_link(target: Target) -> Link:
