@@ -23,11 +23,17 @@ def shared(name: str) -> ModuleType:
 shared("small_bundle")
 shared("engine")
 shared("pretended")
+shared("window_bundle")
 
 
 @pytest.fixture(scope="session")
 def small() -> ModuleType:
     return shared("small_bundle")
+
+
+@pytest.fixture(scope="session")
+def windows() -> ModuleType:
+    return shared("window_bundle")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_sft.engines.nvidia import building
 from edge_sft.engines.nvidia.cuda import Driver
 from edge_sft.engines.plans import PlanCache
 from edge_sft.engines.protocol import EngineNotBuilt, Workplace, open_engine
@@ -135,6 +136,7 @@ def test_a_build_that_fails_is_said_in_one_line(
 
 def test_progress_tells_how_far_and_how_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_TRT", "slow")
+    monkeypatch.setattr(building, "_TELL_EVERY_S", 0.2)
     bench.open().close()
     assert any("%" in text and "s so far" in text for text in bench.told)
     bench.told.clear()

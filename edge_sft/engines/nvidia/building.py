@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from edge_sft.engines.nvidia import api
+from edge_sft.engines.nvidia.logging import logger
 from edge_sft.engines.protocol import EngineNotBuilt
 from edge_sft.profile import Building
 
@@ -26,28 +27,6 @@ class Built:
     plan: bytes
     timing: bytes
     seconds: float
-
-
-@dataclass
-class Messages:
-    """What the library said that was an error, oldest first."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def first(self) -> str:
-        """Return the first in one line; it is the cause, what follows are its consequences."""
-        return " ".join(self.lines[0].split())[:300] if self.lines else "the library does not say why"
-
-
-def logger(library: api.Library, messages: Messages) -> Any:
-    """Return a logger for the library that collects errors and prints nothing."""
-    serious = (library.ILogger.Severity.ERROR, library.ILogger.Severity.INTERNAL_ERROR)
-
-    def log(_: Any, severity: Any, msg: str) -> None:
-        if severity in serious:
-            messages.lines.append(msg)
-
-    return type("Logger", (library.ILogger,), {"__init__": library.ILogger.__init__, "log": log})()
 
 
 def build(
@@ -76,8 +55,9 @@ def build(
     Raises:
         EngineNotBuilt: The parser refuses the model, or the builder gives up: no memory, no kernel, no time left.
     """
-    began, messages = time.monotonic(), Messages()
-    log = logger(library, messages)
+    began = time.monotonic()
+    log, messages = logger(cast("Hashable", library))
+    mark = messages.mark()
     builder = library.Builder(log)
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = library.OnnxParser(network, log)
@@ -90,7 +70,9 @@ def build(
     if targets:
         _aim(library, cast("api.RtxIBuilderConfig", config), targets, source)
     config.add_optimization_profile(_shapes(builder, network, settings.batch_max, source))
-    _use_timing(config, timing)
+    times = not hasattr(library, "IRuntimeCache")  # TensorRT-RTX tries no kernels while it builds
+    if times:
+        _use_timing(config, timing)
     progress = _Progress(settings.timeout_s, last_s, tell)
     config.progress_monitor = _monitor(library, progress)
     tell(progress.words(None), None)
@@ -98,9 +80,8 @@ def build(
     if progress.late:
         raise EngineNotBuilt(source, f"was not built within {settings.timeout_s:g} s", "Raise timeout_s in [building].")
     if serialized is None:
-        raise EngineNotBuilt(source, f"cannot be built into an engine ({messages.first()})", _OTHER)
-    cache = config.get_timing_cache()
-    kept = bytes(cast("bytes", cache.serialize())) if cache is not None else b""
+        raise EngineNotBuilt(source, f"cannot be built into an engine ({messages.since(mark)})", _OTHER)
+    kept = _timing_after(config) if times else b""
     plan = bytes(cast("bytes", serialized))
     del parser  # only now: the network works on the parser's memory, and to free that first is a crash
     return Built(plan, kept, time.monotonic() - began)
@@ -152,6 +133,11 @@ def _use_timing(config: api.IBuilderConfig, timing: bytes) -> None:
     cache = config.create_timing_cache(timing) or config.create_timing_cache(b"")
     if cache is not None:
         config.set_timing_cache(cache, False)
+
+
+def _timing_after(config: api.IBuilderConfig) -> bytes:
+    cache = config.get_timing_cache()
+    return b"" if cache is None else bytes(cast("bytes", cache.serialize()))
 
 
 class _Progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from math import prod
 from types import TracebackType
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from edge_sft.engines import inputs as checking
 from edge_sft.engines.nvidia import api
-from edge_sft.engines.nvidia.building import Messages, logger
 from edge_sft.engines.nvidia.cuda import Cuda
+from edge_sft.engines.nvidia.logging import logger
 from edge_sft.engines.protocol import EngineInfo
 from edge_sft.errors import BugError, DeviceError, EdgeSftError
 from edge_sft.profile import Building
@@ -83,11 +83,12 @@ class NvidiaEngine:
         self._launch = self._batch = self._stream = 0
         self._inputs: dict[str, _Tensor] = {}
         self._outputs: dict[str, _Tensor] = {}
-        self._messages = Messages()
+        log, self._messages = logger(cast("Hashable", library))
+        self._mark = self._messages.mark()
         self._keep, self._was_kept = keep, False
         cuda.enter()
         try:
-            self._runtime = library.Runtime(logger(library, self._messages))  # must outlive the engine
+            self._runtime = library.Runtime(log)  # must outlive the engine
             self._engine = self._made("loads no such plan", self._runtime.deserialize_cuda_engine(plan))
             self._compiled, context = self._context_of(compiled, graphs=settings.cuda_graphs)
             self._context: api.IExecutionContext | None = self._made("has no room to run", context)
@@ -266,9 +267,8 @@ class NvidiaEngine:
         return thing
 
     def _said(self) -> str:
-        said = self._messages.first()
-        self._messages.lines.clear()
-        return said
+        mark, self._mark = self._mark, self._messages.mark()
+        return self._messages.since(mark)
 
     def note(self, line: str) -> None:
         """Add a line to what the plant should know."""

@@ -197,7 +197,7 @@ class Builder:
             if how == "hang":
                 time.sleep(60)
             if how == "slow":
-                time.sleep(0.3)
+                time.sleep(0.1)
             if not monitor.step_complete("Building", step):
                 return None
         monitor.phase_finish("Building")
