@@ -15,7 +15,7 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     ),
 }
-_ENCODER = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+_ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 PROCESSOR = {
     "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
     "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.5],

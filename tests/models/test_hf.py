@@ -66,7 +66,7 @@ def test_it_is_transformers_own_network(family: str, size: tuple[int, int], tmp_
 def test_stages_are_in_depth_order_and_hold_all_parameters(family: str, tmp_path: Path) -> None:
     save(family, tmp_path)
     model = registry.build_classifier(ModelSection(backbone=f"hf:{tmp_path}"), 3)
-    assert len(model.stages) == (3 if family == "resnet" else 4)
+    assert len(model.stages) == 3
     assert not list(model.pool.parameters())
 
 
