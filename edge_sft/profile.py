@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ class Accelerator(BaseModel):
 
     kind: Literal["nvidia"] = "nvidia"
     compute_capabilities: tuple[str, ...] = Field(min_length=1, description="for example 8.7; any of them")
-    memory_mb: int = Field(gt=0)
+    memory_mb: int = Field(gt=0, description="at least; as it is sold, of which a device shows a little less")
     shared_memory: bool = Field(default=False, description="one memory for processor and GPU, as on Jetson")
 
 
@@ -44,6 +45,77 @@ class Building(BaseModel):
     workspace_mb: int = Field(default=0, ge=0, description="memory that a build may use; 0 = the library's own limit")
     timeout_s: float = Field(default=1800.0, gt=0, description="after which a build of one variant is given up")
     cuda_graphs: bool = Field(default=False, description="replay a recorded launch instead of launching each kernel")
+
+
+class PowerMode(BaseModel):
+    """One setting of a device's power; see what is set with ``nvpmodel -q``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, description="as the device calls it")
+    watts: float | None = Field(default=None, gt=0, description="left out = no limit but what the board and heat set")
+    command: str = Field(default="", description="what sets it")
+
+
+class CameraPath(BaseModel):
+    """One way a picture comes in. ``device`` is what agent.toml takes; ``pipeline`` is GStreamer's, for OpenCV."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["csi", "usb", "rtsp", "gige"]
+    device: int | str | None = None
+    pipeline: str = ""
+    note: str = ""
+
+
+class Install(BaseModel):
+    """How edge-sft comes onto such a device.
+
+    Attributes:
+        python: The system's; empty = any that edge-sft takes.
+        extras: Of edge-sft; empty = cpu or gpu, by the provider, and vision.
+        wheels: Newest wheel platform that the device takes, for example ``manylinux_2_35_aarch64``.
+        system_packages: Debian packages to be there first.
+        tensorrt: Whose TensorRT: the system's (Jetson: always), pip's, or none.
+        notes: What else to know, in lines.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    python: str = Field(default="", pattern=r"^(3\.\d+)?$")
+    extras: tuple[str, ...] = ()
+    wheels: str = Field(default="", pattern=r"^(manylinux_2_\d+_(x86_64|aarch64))?$")
+    system_packages: tuple[str, ...] = ()
+    tensorrt: Literal["none", "system", "pip"] = "none"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """Every wheel platform tag that the device takes, newest first: pip does not think of the older ones."""
+        if not self.wheels:
+            return ()
+        minor, machine = re.fullmatch(r"manylinux_2_(\d+)_(.+)", self.wheels).groups()  # type: ignore[union-attr]
+        tags = [f"manylinux_2_{number}_{machine}" for number in range(int(minor), 4, -1)]
+        older = ["manylinux2014", *(["manylinux2010", "manylinux1"] if machine == "x86_64" else [])]
+        return (*tags, *(f"{tag}_{machine}" for tag in older), f"linux_{machine}")
+
+
+class Hardware(BaseModel):
+    """By what `edge-sft devices match` knows such a device, beside its architecture and accelerator.
+
+    Attributes:
+        board: Any of these stands in /proc/device-tree/model or is part of /proc/device-tree/compatible.
+        jetpack: Versions of JetPack, each a beginning: ``6`` takes 6.0 to 6.2.
+        gpu: Any of these words stands in the GPU's name.
+        cpu_flags: Each is among the flags of /proc/cpuinfo; ``a|b`` = either.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    board: tuple[str, ...] = ()
+    jetpack: tuple[str, ...] = ()
+    gpu: tuple[str, ...] = ()
+    cpu_flags: tuple[str, ...] = ()
 
 
 class DeviceProfile(BaseModel):
@@ -65,6 +137,10 @@ class DeviceProfile(BaseModel):
     fall_back: bool = Field(
         default=False, description="whether a variant whose engine cannot be built is passed over for the next one"
     )
+    power_modes: tuple[PowerMode, ...] = ()
+    cameras: tuple[CameraPath, ...] = ()
+    install: Install = Install()
+    match: Hardware = Hardware()
 
 
 def data_directory(kind: Literal["devices", "federation"]) -> Path:
@@ -94,7 +170,7 @@ def architecture(machine: str) -> str:
 
 
 def for_machine(machine: str) -> DeviceProfile:
-    """Return the shipped CPU profile for a processor (`platform.machine()`).
+    """Return the shipped CPU profile that asks least of a processor (`platform.machine()`).
 
     Raises:
         UserError: None is shipped for it.
@@ -102,7 +178,7 @@ def for_machine(machine: str) -> DeviceProfile:
     wanted = architecture(machine)
     for name in shipped():
         profile = load(name)
-        if profile.architecture == wanted and profile.provider == "cpu":
+        if profile.architecture == wanted and profile.provider == "cpu" and profile.match == Hardware():
             return profile
     raise UserError(
         f"processor '{machine}'", "has no shipped profile", f"Choose one with --profile: {', '.join(shipped())}."

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from edge_sft.cli.console import console, progress
+from edge_sft.cli.console import console, errors, progress
 from edge_sft.cli.paths import device_root, keys_directory
 from edge_sft.errors import BundleRefused, EdgeSftError, UserError
 
@@ -194,12 +195,25 @@ def slots(
 
 
 def profile_named(name: str) -> DeviceProfile:
-    """Return a profile by name or file; ``auto`` is the one shipped for this processor."""
-    import platform
+    """Return a profile by name or file; ``auto`` is the shipped one that fits this machine best.
 
+    Where a better one fails by what is installed, that is said, and the one for the processor is taken.
+
+    Raises:
+        UserError: It is not known, has problems, or none fits.
+    """
     from edge_sft import profile as profiles
 
-    return profiles.for_machine(platform.machine()) if name == "auto" else profiles.load(name)
+    if name != "auto":
+        return profiles.load(name)
+    from edge_sft.machine.matching import best, passed_over
+    from edge_sft.machine.reading import look
+
+    facts, shipped = look(), [profiles.load(one) for one in profiles.shipped()]
+    chosen = best(facts, shipped)
+    for words in passed_over(facts, shipped):
+        errors.print(f"[yellow]--profile auto takes {chosen.profile.name}[/]: {escape(words)}")
+    return chosen.profile
 
 
 def keys_or_trusted(files: list[Path] | None) -> list[PublicKey]:

@@ -52,6 +52,7 @@ VERBS: dict[str, Verb] = {
     "bundle verify": Verb("edge_sft.cli.bundle:verify", "Verify a bundle's signature and every file in it."),
     "bundle sign": Verb("edge_sft.cli.bundle:sign", "Sign a bundle with another key."),
     "devices list": Verb("edge_sft.cli.devices:list_profiles", "List the device profiles."),
+    "devices match": Verb("edge_sft.cli.devices:match", "Say which profile fits this machine, and why not others."),
     "devices show": Verb("edge_sft.cli.devices:show", "Show one device profile."),
     "keys init": Verb("edge_sft.cli.keys:init", "Make the key pair that signs bundles."),
     "keys trust": Verb("edge_sft.cli.keys:trust", "Trust another maker's public key."),

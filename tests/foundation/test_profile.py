@@ -53,3 +53,40 @@ def test_a_profile_of_one_s_own_and_its_mistakes(tmp_path: Path) -> None:
         profiles.load(str(path))
     with pytest.raises(UserError, match="Known: "):
         profiles.load("press-7")
+
+
+@pytest.mark.parametrize("name", sorted(profiles.shipped()))
+def test_a_shipped_profile_is_whole(name: str) -> None:
+    profile = profiles.load(name)
+    assert profile.cameras
+    assert profile.install.extras
+    assert profile.install.platforms[0] == profile.install.wheels
+    assert profile.install.wheels.endswith(profile.architecture)
+    assert (profile.accelerator is not None) == (profile.provider == "cuda")
+    assert ("int8-trt" in profile.variants) == profile.engine.startswith("tensorrt")
+    if name.startswith("jetson"):
+        assert profile.install.tensorrt == "system"
+        assert profile.match.board
+        assert profile.match.jetpack
+        assert profile.power_modes[0].name.startswith("MAXN")
+        assert "never" in " ".join(profile.install.notes)
+
+
+def test_wheel_platforms_are_spelt_out() -> None:
+    tags = profiles.Install(wheels="manylinux_2_17_aarch64").platforms
+    assert tags[:2] == ("manylinux_2_17_aarch64", "manylinux_2_16_aarch64")
+    assert tags[-2:] == ("manylinux2014_aarch64", "linux_aarch64")
+    assert profiles.Install().platforms == ()
+
+
+def test_what_an_older_file_leaves_out_has_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text(
+        'name = "old"\ntitle = "Old"\nvariants = ["fp32"]\n[budgets]\nlatency_p95_ms = 40\nmemory_mb = 300\n'
+    )
+    old = profiles.load(str(path))
+    assert (old.power_modes, old.cameras, old.accelerator, old.fall_back) == ((), (), None, False)
+    assert old.match == profiles.Hardware()
+    path.write_text(path.read_text() + '[install]\npython = "310"\n[[cameras]]\nkind = "cis"\n')
+    with pytest.raises(UserError, match="2 problems"):
+        profiles.load(str(path))

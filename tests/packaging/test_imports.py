@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DEVICE_HALF = ["runtime", "slots", "engines", "deploy", "bundle"]
+DEVICE_HALF = ["runtime", "slots", "engines", "deploy", "bundle", "machine"]
 SINGLE_MODULES = [
     "errors", "task", "prediction", "policy", "preprocess", "profile", "strict_toml", "durable", "progress", "recipe",
 ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""What each check is given: read here, judged in `edge_sft.machine.checks`."""
