@@ -26,6 +26,7 @@ class Target:
     root: Path | None = None
     ssh_config: Path | None = None
     accept_host_key: str | None = None
+    prefer: tuple[str, ...] = ()
 
 
 class Deployed(NamedTuple):
@@ -46,6 +47,7 @@ def deploy(
     wheelhouse: Path | None,
 ) -> Deployed:
     """Deploy to another machine. Raises EdgeSftError; the model that served there then goes on."""
+    from edge_sft import profile as profiles
     from edge_sft.deploy.remote import deploying
 
     if not bundle.is_file():
@@ -58,7 +60,8 @@ def deploy(
         trust=trust,
         wheelhouse=wheelhouse,
     )
-    with open_link(target) as link, progress() as bar:
+    stated = "" if profile == "auto" else profiles.load(profile).install.python
+    with open_link(replace(target, prefer=(stated,) if stated else ())) as link, progress() as bar:
         done = deploying.deploy(link, order, collect=lambda facts: _collect(facts, profile), watch=bar, tell=_plainly)
     return Deployed(_proof(done.proof), done.changed)
 
@@ -70,7 +73,9 @@ def verb(target: Target, arguments: Sequence[str], *, rooted: bool = True) -> No
     root = ["--root", target.root.as_posix()] if target.root and rooted else []
     with open_link(target) as link:
         link.doing = f"edge-sft {arguments[0]}"
-        run_verb(link, [*arguments, *root], _plainly)
+        status = run_verb(link, [*arguments, *root], _plainly)
+    if status:
+        raise typer.Exit(status)  # it has said why in its own output
 
 
 def _plainly(line: str) -> None:
@@ -113,13 +118,13 @@ def open_link(target: Target) -> Link:
     here = sys.stdin.isatty()
     ssh = OpenSsh(address.parse(target.to), config=target.ssh_config, ask=here)
     root = target.root.as_posix() if target.root else None
-    link = Link(ssh, root)
+    link = Link(ssh, root, prefer=target.prefer)
     try:
         link.open()
     except UnknownHostKey:
         shown = contact.meet(ssh, accepted=target.accept_host_key, confirm=typer.confirm if here else None)
         console.print(f"{ssh.address} is known from now on by {shown}")
-        link = Link(ssh, root)
+        link = Link(ssh, root, prefer=target.prefer)
         link.open()
     facts = link.facts
     console.print(
@@ -144,7 +149,8 @@ def _collect(facts: dict[str, Any], profile: str) -> Path:
     folder = wheelhouses_directory() / f"{made}-{chosen.name}-py{python}-glibc{minor}"
     if not (folder / "wheelhouse.json").is_file():
         console.print(f"making a wheelhouse for it in {folder}")
-        collecting.collect(folder, target, profile=chosen.name, extras=extras)
+        system = collecting.sees_system(chosen)
+        collecting.collect(folder, target, profile=chosen.name, extras=extras, system_packages=system)
     return folder
 
 

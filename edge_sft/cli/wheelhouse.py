@@ -38,7 +38,14 @@ def wheelhouse(
     packed = out.suffix in (".tar", ".zip")
     with progress() as bar, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "wheelhouse" if packed else out
-        house = collecting.collect(folder, target, profile=chosen.name, extras=extras, watch=bar)
+        house = collecting.collect(
+            folder,
+            target,
+            profile=chosen.name,
+            extras=extras,
+            system_packages=collecting.sees_system(chosen),
+            watch=bar,
+        )
         if packed:
             wheelhouse.pack(folder, out)
     console.print(

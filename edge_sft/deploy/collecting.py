@@ -78,6 +78,11 @@ def target_of(profile: DeviceProfile, *, python: str | None = None, glibc_minor:
     return Target(python or getattr(told, "python", None) or own, machine, platforms)
 
 
+def sees_system(profile: DeviceProfile) -> bool:
+    """Tell whether a profile's devices bring packages of their own, such as TensorRT on Jetson."""
+    return getattr(getattr(profile, "install", None), "tensorrt", "none") == "system"
+
+
 def extras_of(profile: DeviceProfile) -> tuple[str, ...]:
     """Return which extras of edge-sft a profile's devices install."""
     told = getattr(profile, "install", None)
@@ -91,6 +96,7 @@ def collect(
     *,
     profile: str,
     extras: Sequence[str],
+    system_packages: bool = False,
     watch: Progress | None = None,
     pip_arguments: Sequence[str] = (),
 ) -> Wheelhouse:
@@ -101,6 +107,7 @@ def collect(
         target: Whom the wheels are for.
         profile: Name of the device profile, for the record.
         extras: Extras of edge-sft.
+        system_packages: Whether the environment shall see the system's own packages.
         watch: Watched by people.
         pip_arguments: For pip, for example ``--index-url``; pip's own configuration counts as well.
 
@@ -127,6 +134,7 @@ def collect(
             python=target.python,
             machine=target.machine,
             extras=tuple(extras),
+            system_packages=system_packages,
             files=tuple(_entry(path) for path in sorted(folder.glob("*.whl"))),
         )
         durable.write_text(folder / REQUIREMENTS, house.requirements)

@@ -48,6 +48,9 @@ class Wheelhouse(BaseModel):
     python: str = Field(pattern=r"^3\.\d+$")
     machine: str
     extras: tuple[str, ...]
+    system_packages: bool = Field(
+        default=False, description="whether the environment sees the system's own packages (TensorRT on Jetson)"
+    )
     files: tuple[WheelEntry, ...] = Field(min_length=1)
 
     @property
@@ -58,7 +61,8 @@ class Wheelhouse(BaseModel):
     @property
     def id(self) -> str:
         """What an installation of exactly these files is called."""
-        return f"{self.version}-{hashlib.sha256(self.requirements.encode()).hexdigest()[:12]}"
+        made = f"{self.requirements}{'system' if self.system_packages else ''}"
+        return f"{self.version}-{hashlib.sha256(made.encode()).hexdigest()[:12]}"
 
     @property
     def size_bytes(self) -> int:

@@ -60,8 +60,10 @@ class Watch:
     def _in_install(self, number: int) -> bool:
         made = "software/*/lib*/python3*/site-packages/"
         look = ("software/*.wheels", f"{made}pip/__init__.py", f"{made}numpy/__init__.py")[number]
-        places = [path.relative_to(self._root / "software").parts[0] for path in self._root.glob(look)]
-        return any(not (self._root / "software" / place / "complete.json").exists() for place in places)
+        with contextlib.suppress(OSError):  # what is looked at may be removed meanwhile
+            places = [path.relative_to(self._root / "software").parts[0] for path in self._root.glob(look)]
+            return any(not (self._root / "software" / place / "complete.json").exists() for place in places)
+        return False
 
     def _in_bundle(self, number: int) -> bool:
         return self._size(self._part) > self._part_before + _STEP

@@ -34,7 +34,6 @@ class Order:
         files: Further files for it, by option: ``--policy``, ``--profile``, ``--key``.
         trust: A maker's public key that the device is to trust, or None.
         wheelhouse: A folder, .tar or .zip to install from; None: made when it is needed.
-        service: Whether to install the service as well.
     """
 
     bundle: Path
@@ -42,7 +41,6 @@ class Order:
     files: tuple[tuple[str, Path], ...] = ()
     trust: Path | None = None
     wheelhouse: Path | None = None
-    service: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -78,8 +76,6 @@ def deploy(link: Link, order: Order, *, collect: Collect, watch: Progress, tell:
     outcome = _prove(link, [paths[0], *order.arguments, *options], watch, tell)
     link.doing = "tidying up after the switch"
     link.call("tidy", digests=[one.sha256 for one in parcels])
-    if order.service is not None:
-        run_verb(link, ["service", "install", *order.service], tell)
     ended = time.monotonic()
     outcome.sent_bytes = sent
     outcome.seconds = {"software": installed - began, "bundle": brought - installed, "proof": ended - brought}
@@ -118,6 +114,7 @@ def _install(link: Link, house: Wheelhouse, watch: Progress, tell: Tell) -> int:
         "version": house.version,
         "made_of": house.made_of,
         "requirements": house.requirements,
+        "system_packages": house.system_packages,
         "files": [{"name": one.name, "sha256": one.sha256} for one in house.files],
     }
     link.call("install", _notes(lambda text: watch.advance(0, text)), manifest=manifest)
@@ -134,8 +131,8 @@ def _trust(link: Link, key: Path, watch: Progress, tell: Tell) -> None:
     run_verb(link, ["keys", "trust", path], tell)
 
 
-def run_verb(link: Link, arguments: Sequence[str], tell: Tell) -> None:
-    """Run a verb of edge-sft over there and hand on what it prints.
+def run_verb(link: Link, arguments: Sequence[str], tell: Tell) -> int:
+    """Run a verb of edge-sft over there and hand on what it prints; returns its exit status.
 
     Raises:
         DeviceError: It ended with an error, which is then told in its words.
@@ -149,11 +146,15 @@ def run_verb(link: Link, arguments: Sequence[str], tell: Tell) -> None:
             said.append(str(line["stderr"]).strip())
 
     status = link.call("verb", take, arguments=list(arguments))["status"]
-    if status != 0:
-        fact = " ".join(said).removeprefix("error: ") or f"ended with status {status}"
+    if status == 0:
+        for line in said:
+            tell(line)
+    elif said:
+        fact = " ".join(said).removeprefix("error: ")
         error = DeviceError(f"edge-sft {' '.join(arguments[:2])} on the device", fact)
         error.exit_code = status if 0 < status < 128 else DeviceError.exit_code
         raise error
+    return int(status)
 
 
 def _prove(link: Link, arguments: Sequence[str], watch: Progress, tell: Tell) -> Outcome:

@@ -60,7 +60,8 @@ class Software:
         with spoken(asked):
             asked.write_text(manifest["requirements"], encoding="utf-8")
         tell("making an environment")
-        _expect(run([sys.executable, "-m", "venv", str(place)]), "python3 -m venv", place)
+        sees = ["--system-site-packages"] if manifest.get("system_packages") else []
+        _expect(run([sys.executable, "-m", "venv", *sees, str(place)]), "python3 -m venv", place)
         python = str(place / "bin" / "python")
         tell(f"installing {len(manifest['files'])} packages")
         pip = [python, "-I", "-m", "pip", "install", "--no-index", "--require-hashes", "--only-binary", ":all:"]
