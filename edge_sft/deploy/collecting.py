@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -151,11 +152,17 @@ def _download(
     """Download until nothing that the target needs is missing."""
     asked = f"edge-sft[{','.join(extras)}] @ {own.resolve().as_uri()}"
     wanted: dict[str, str] = {}
+    built = own.parent / "built"
     for _ in range(_ROUNDS):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         watch.start(f"Collecting wheels for Python {target.python} on {target.machine} (pip)", 1)
-        _pip([asked, *wanted.values()], folder, target, pip_arguments)
+        try:
+            _pip([asked, *wanted.values()], folder, target, ["--find-links", str(built), *pip_arguments])
+        except _NoWheel as error:
+            if not _build_pure(error.what, built, pip_arguments):
+                raise
+            continue
         shutil.copyfile(own, folder / own.name)
         watch.advance()
         missing = _missing(folder.glob("*.whl"), target, extras)
@@ -163,6 +170,23 @@ def _download(
             return
         wanted |= missing
     raise NetworkError("the wheelhouse", f"cannot be completed: {', '.join(wanted)}", "Report this, please.")
+
+
+class _NoWheel(NetworkError):
+    """There is no wheel of one package; ``what`` is its requirement."""
+
+    what = ""
+
+
+def _build_pure(requirement: str, folder: Path, pip_arguments: Sequence[str]) -> bool:
+    """Make a wheel of a package that comes as source only, if it is Python alone; such are NVIDIA's metapackages."""
+    before = set(folder.glob("*.whl"))
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-input", "-w", str(folder)]
+    subprocess.run([*command, *pip_arguments, requirement], capture_output=True, check=False)
+    made = set(folder.glob("*.whl")) - before
+    for foreign in [path for path in made if not path.name.endswith("-none-any.whl")]:
+        foreign.unlink()
+    return any(path.exists() for path in made)
 
 
 def _pip(asked: Sequence[str], folder: Path, target: Target, pip_arguments: Sequence[str]) -> None:
@@ -176,11 +200,15 @@ def _pip(asked: Sequence[str], folder: Path, target: Target, pip_arguments: Sequ
         return
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     last = (errors or done.stderr.strip().splitlines() or ["pip said nothing"])[-1].removeprefix("ERROR: ")
-    raise NetworkError(
+    error = _NoWheel(
         f"the wheelhouse for Python {target.python} on {target.machine}",
         f"cannot be completed: {last}",
         "Is the package index reached, or the mirror that pip is configured for?",
     )
+    if found := re.search(r"No matching distribution found for ([A-Za-z0-9._-]+[^\s(;]*)", last):
+        error.what = found[1]
+        raise error
+    raise NetworkError(error.thing, error.fact, error.remedy)
 
 
 def _missing(wheels: Iterable[Path], target: Target, extras: Sequence[str]) -> dict[str, str]:
