@@ -21,6 +21,12 @@ def shared(name: str) -> ModuleType:
 
 
 shared("small_bundle")
+shared("pretended")
+
+
+@pytest.fixture(scope="session")
+def windows() -> ModuleType:
+    return shared("window_bundle")
 
 
 @pytest.fixture(scope="session")
