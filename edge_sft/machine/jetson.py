@@ -21,7 +21,8 @@ class JetPack:
 # By Jetson Linux ("L4T"), each the beginning of a version; the longest that fits counts.
 # 36.x and 38.x: NVIDIA's JetPack downloads pages (developer.nvidia.com/embedded/jetpack/downloads, archive-6.0 to 7.0).
 # 38.2: read on an AGX Thor: CUDA 13.0.0, cuDNN 9.12.0, libnvinfer10 10.13.3.9-1+cuda13.0.
-# 39.2: read on an AGX Orin: Ubuntu 24.04, Python 3.12, driver 595.78, CUDA 13.2, TensorRT 10.16.2.10-1+cuda13.2;
+# 36.4.7: read on an Orin Nano: CUDA 12.6.11, cuDNN 9.3.0.75, TensorRT 10.3.0, Python 3.10.12.
+# 39.2: read on an Orin NX: Ubuntu 24.04, Python 3.12.3, driver 595.78, CUDA 13.2.1, cuDNN 9.20, TensorRT 10.16.2.10;
 # from 7.2.2 on TensorRT 11.4.1 may be installed on it (NVIDIA's TensorRT 11.4 release notes).
 RELEASES: Final[dict[str, JetPack]] = {
     "35": JetPack("5.1", "11.4", "8.6", "8.5", "3.8"),

@@ -9,7 +9,7 @@ from edge_sft.machine.asking import Told, run_python
 from edge_sft.machine.facts import Library
 from edge_sft.profile import DeviceProfile
 
-LIMIT_S: Final = 20.0  # the libraries have up to 2 GB; from an SD card they take their time
+LIMIT_S: Final = 30.0  # the libraries have up to 2 GB; from an SD card they take their time
 
 _BY_NAME = "import {0}; print({0}.__version__)"
 # `get_available_providers()` names CUDA even where it cannot load: only loading tells, and says which file is missing.

@@ -11,7 +11,7 @@ from edge_sft.machine.finding import Finding
 from edge_sft.machine.gathering import hardware, plant, programs
 from edge_sft.machine.gathering.place import Place
 
-LIMIT_S: Final = 45.0  # above the slowest that is allowed: waking a GPU, then loading TensorRT from an SD card
+LIMIT_S: Final = 60.0  # above the slowest that is allowed: waking a GPU, then loading TensorRT from an SD card
 Check = Callable[[Place], list[Finding]]
 CHECKS: Final[dict[str, Check]] = {
     "software": programs.of_software,

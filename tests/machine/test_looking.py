@@ -128,6 +128,4 @@ def test_broker_that_is_there(tmp_path: Path) -> None:
 
 
 def test_installed_packages_are_named_with_dashes() -> None:
-    found = programs.installed()
-    assert found["pydantic-core"]
-    assert "edge-sft" in found
+    assert programs.installed()["pydantic-core"]

@@ -52,6 +52,9 @@ def opencv(version: str, problem: str, build: str) -> Finding:
     if "NumPy 1.x" in problem or "_ARRAY_API" in problem or "multiarray" in problem:
         remedy = "pip install 'numpy<2' where the system's OpenCV is used, or pip install 'edge-sft[vision]'"
         return Finding("bad", "OpenCV", "was built for NumPy 1, NumPy 2 is installed", remedy)
+    if "No module named 'cv2'" in problem:
+        fact = "is not installed: pictures need it, sensor readings do not"
+        return Finding("note", "OpenCV", fact, "pip install 'edge-sft[vision]'")
     if problem:
         return Finding("bad", "OpenCV", f"does not load ({problem})", "pip install 'edge-sft[vision]'")
     lines = [line for line in build.splitlines() if "GStreamer:" in line]

@@ -12,6 +12,7 @@ from edge_sft.machine.checks import clocks, power, storage, system
 from edge_sft.machine.finding import Finding
 from edge_sft.machine.gathering.place import Place, there, user
 
+_LOWEST_TRIP = 60_000  # in m°C; below it are thresholds that programs set, and empty ones, not the machine's limits
 _HOT = ("hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown")
 
 
@@ -91,7 +92,11 @@ def _zones(folder: Path) -> list[power.Zone]:
         for file in names(folder / name):
             if file.startswith("trip_point_") and file.endswith("_type"):
                 limit = (read(folder / name / file.replace("_type", "_temp")) or "").strip()
-                if (read(folder / name / file) or "").strip() == "passive" and _number(limit) and float(limit) > 0:
+                if (
+                    (read(folder / name / file) or "").strip() == "passive"
+                    and _number(limit)
+                    and float(limit) > _LOWEST_TRIP
+                ):
                     trips.append(float(limit) / 1000)
         kind = (read(folder / name / "type") or name).strip()
         found.append(power.Zone(kind, float(temperature) / 1000, min(trips, default=None)))
