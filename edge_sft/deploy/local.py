@@ -88,7 +88,8 @@ def deploy(
         rule = _active_policy(verified, serving, policy, bundle_policy=bundle_policy)
         variants = _permitted(verified, profile)
         if serving is not None and (known := _same(serving, verified, profile, rule)):
-            return known
+            if _still_built(serving, known, watch):
+                return known
         watch.start("Installing", 1)
         _require_room(store.directory, verified)
         with store.staging() as folder:
@@ -199,6 +200,16 @@ def _built(verified: VerifiedBundle, request: Request, watch: Progress) -> dict[
                 "fall_back = true in it to pass it over.",
             )
     return outcomes
+
+
+def _still_built(serving: Slot, proof: Proof, watch: Progress) -> bool:
+    """Tell whether the engine that was proved is still the one that would run: after a new driver it is not."""
+    if not builds(proof.profile):
+        return True
+    request = Request(slot=serving.path, profile=proof.profile, policy=read_policy(serving.policy_path), variants=())
+    watch.start(f"Looking whether the engine of {proof.chosen} still fits this machine", 100)
+    engine = proving.build(request, proof.chosen, _Percent(watch)).engine
+    return engine is not None and engine.plan == "cached"
 
 
 class _Percent:

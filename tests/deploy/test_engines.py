@@ -141,6 +141,17 @@ def test_deployed_again_nothing_is_built(jetson: Jetson) -> None:
     assert again.notes == ()
 
 
+def test_the_same_again_changes_nothing_unless_the_machine_has_changed(
+    jetson: Jetson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = jetson.deploy(jetson.bundle())
+    assert jetson.deploy(jetson.bundle()) == first
+    monkeypatch.setenv("FAKE_CUDA_NAME", "Exchanged GPU")
+    again = jetson.deploy(jetson.bundle())
+    assert SlotStore(jetson.root).generation() == 2
+    assert again.proved_at != first.proved_at
+
+
 def test_after_a_new_driver_the_slot_opens_with_an_engine_built_anew_and_says_so(
     jetson: Jetson, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -246,7 +246,9 @@ class NvidiaEngine:
         if compiled:
             cache.deserialize(compiled)  # refused by the library where it does not fit: then it compiles anew
         config.set_runtime_cache(cache)
-        if graphs:
+        if graphs and not hasattr(library, "CudaGraphStrategy"):
+            self.note("this TensorRT-RTX has no CUDA graphs of its own; they are left out")
+        elif graphs:
             config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return cache, engine.create_execution_context(config)
 
