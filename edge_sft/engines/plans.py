@@ -24,6 +24,7 @@ from typing import Final, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_sft import durable
+from edge_sft.errors import EdgeSftError
 
 _MAGIC: Final = b"edge-sft engine 1\n"
 _HEAD_MAX = 64 * 1024
@@ -142,7 +143,7 @@ class PlanCache:
         return Found(content)
 
     def write(self, facts: Facts, content: bytes, seconds: float) -> None:
-        """Keep a content, wholly or not at all. Raises DeviceError when the disk refuses."""
+        """Keep a content, wholly or not at all. Raises EdgeSftError when the disk or the device's key refuses."""
         head = Head(
             facts=facts,
             sha256=hashlib.sha256(content).hexdigest(),
@@ -172,8 +173,11 @@ class PlanCache:
             sealed = bytes.fromhex(signature.decode("ascii").strip())
         except ValueError:
             return "is damaged"
-        if not self._seal.verifies(sealed, _MAGIC + line):
-            return "was not sealed by this device, or was changed"
+        try:
+            if not self._seal.verifies(sealed, _MAGIC + line):
+                return "was not sealed by this device, or was changed"
+        except (EdgeSftError, OSError) as error:  # the key belongs to another user: the engine is as good as none
+            return f"cannot be verified ({error})"
         try:
             return Head.model_validate_json(line)
         except ValidationError:

@@ -8,6 +8,7 @@ the TensorRT-RTX that is installed. The driver's functions are held to NVIDIA's 
 from __future__ import annotations
 
 import ast
+import contextlib
 import ctypes
 import inspect
 import json
@@ -41,9 +42,10 @@ def downloaded(requirement: str) -> Path:
     if not (folder / "tensorrt_bindings").is_dir():
         part = cache / f"{folder.name}.{os.getpid()}"
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", part]
-        done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False, timeout=240)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run([*command, requirement], capture_output=True, check=False, timeout=120)
         wheels = list(part.glob("*.whl"))
-        if done.returncode or not wheels:
+        if not wheels:
             pytest.skip(f"pip cannot get {requirement}: that our calls fit that TensorRT is not proved")
         with zipfile.ZipFile(wheels[0]) as wheel:
             wheel.extractall(part)

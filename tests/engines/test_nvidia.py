@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -109,11 +108,26 @@ def test_the_timing_cache_is_kept_for_the_next_build(bench: Bench) -> None:
     assert len(list(bench.cache.directory.glob("*.timing"))) == 1
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that cannot be written")
 def test_a_cache_that_cannot_be_written_is_no_reason_not_to_run(bench: Bench) -> None:
-    bench.cache.directory.mkdir(mode=0o500)
+    bench.cache.directory.write_text("a file where the folder should be")
     with bench.open() as engine:
         assert "could not be kept" in engine.info.notes[-1]
+
+
+def test_a_key_that_may_not_be_read_is_no_reason_not_to_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Locked:
+        def sign(self, message: bytes) -> bytes:
+            raise DeviceError("device.pem", "cannot be read (Permission denied)", "Check its rights.")
+
+        def verifies(self, signature: bytes, message: bytes) -> bool:
+            raise DeviceError("device.pem", "cannot be read (Permission denied)", "Check its rights.")
+
+    bench.open().close()
+    monkeypatch.setattr(bench.cache, "_seal", Locked())
+    with bench.open() as engine:
+        assert engine.info.plan == "built"
+        assert "cannot be verified" in engine.info.notes[0]
+        assert "could not be kept" in engine.info.notes[1]
 
 
 @pytest.mark.parametrize(

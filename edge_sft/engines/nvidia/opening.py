@@ -167,7 +167,7 @@ def _keep(opening: _Opening, built: Built) -> list[str]:
     try:
         opening.keep(built.plan, built.seconds)
         opening.keep(built.timing, 0.0, "timing")
-    except DeviceError as error:
+    except (EdgeSftError, OSError) as error:
         return [f"the engine could not be kept for the next start: {error}"]
     return []
 

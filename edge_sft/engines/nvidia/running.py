@@ -260,7 +260,7 @@ class NvidiaEngine:
         if content is not None and content.nbytes:
             try:
                 self._keep(bytes(cast("bytes", content)))
-            except DeviceError as error:
+            except (EdgeSftError, OSError) as error:
                 self.note(f"compiled kernels could not be kept for the next start: {error}")
 
     def _made(self, fact: str, thing: Any) -> Any:
