@@ -117,3 +117,5 @@ def test_the_broker() -> None:
     assert "HOST:PORT" in system.broker("a:b", "address").fact
     assert "'mqtt' is not known" in system.broker("mqtt:1883", "name").fact
     assert "refused" in system.broker("10.0.0.1:1883", "Connection refused").fact
+    agreed = system.broker("10.0.0.1:8883", "", encrypted=True)
+    assert agreed == Finding("good", "broker", "10.0.0.1:8883 accepts encrypted connections, certificates agree")

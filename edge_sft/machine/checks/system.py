@@ -54,14 +54,34 @@ def service(shown: str) -> Finding | None:
     return Finding("good", "service", "runs")
 
 
-def broker(address: str, problem: str) -> Finding:
+def broker(address: str, problem: str, *, encrypted: bool = False) -> Finding:
     """Judge what came of a connection; ``problem`` empty = it stood."""
     if not problem:
-        return Finding("good", "broker", f"{address} accepts connections")
+        how = "accepts encrypted connections, certificates agree" if encrypted else "accepts connections"
+        return Finding("good", "broker", f"{address} {how}")
     if problem == "address":
         return Finding("bad", "broker", f"'{address}' is not HOST:PORT", "For example: --broker 192.168.0.10:1883")
     if problem == "name":
         host = address.rpartition(":")[0] or address
         return Finding("bad", "broker", f"the name '{host}' is not known", "Check the name or give the address.")
+    if encrypted:
+        remedy = next((words for sign, words in _TLS.items() if sign in problem), "Look at the broker's own log.")
+        return Finding("bad", "broker", f"{address} answers, but {problem}", remedy)
     fact = f"{address} cannot be reached ({problem})"
     return Finding("bad", "broker", fact, "Is it running, and is the port open?")
+
+
+_TLS = {
+    "expired": "Renew the broker's certificate; if it is right, set this machine's clock.",
+    "not yet valid": "Set this machine's clock.",
+    "mismatch": "Give host in agent.toml as the broker's certificate names it.",
+    "not valid for": "Give host in agent.toml as the broker's certificate names it.",
+    "unable to get": "ca_file is not the authority that signed the broker's certificate.",
+    "self-signed": "ca_file is not the authority that signed the broker's certificate.",
+    "wrong version": "This port is not encrypted: take 8883, or leave ca_file out.",
+    "record layer": "This port is not encrypted: take 8883, or leave ca_file out.",
+    "certificate required": "The broker wants a client certificate: give cert_file and key_file.",
+    "unknown ca": "The broker does not trust the authority of cert_file.",
+    "reset": "Is this port an encrypted one? Usually 8883 is and 1883 is not.",
+    "ends the connection": "Often it wants a client certificate (cert_file, key_file), or does not trust this one.",
+}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edge_sft.machine.asking import names, read, run
+from edge_sft.machine.asking import LIMIT_S, names, read, run
 from edge_sft.machine.checks import cameras, certificates, system
 from edge_sft.machine.finding import Finding
 from edge_sft.machine.gathering.place import Place, user
@@ -53,19 +54,44 @@ def of_certificates(place: Place) -> list[Finding]:
 
 
 def of_broker(place: Place) -> list[Finding]:
-    """Open a TCP connection to the broker."""
+    """Open a connection to the broker; with an authority in agent.toml, an encrypted one."""
     if not place.broker:
         return []
     host, _, port = place.broker.partition(":")
     try:
-        with socket.create_connection((host, int(port or 1883)), timeout=3):
-            return [system.broker(place.broker, "")]
+        with socket.create_connection((host, int(port or 1883)), timeout=LIMIT_S) as plain:
+            if place.ca_file is None or not place.ca_file.is_file():
+                return [system.broker(place.broker, "")]
+            return [system.broker(place.broker, _handshake(plain, host, place), encrypted=True)]
     except (ValueError, OverflowError):
         return [system.broker(place.broker, "address")]
     except socket.gaierror:
         return [system.broker(place.broker, "name")]
     except OSError as error:
         return [system.broker(place.broker, str(error.strerror or error))]
+
+
+def _handshake(plain: socket.socket, host: str, place: Place) -> str:
+    """Return what the broker and we have against each other's certificates; empty = nothing."""
+    try:
+        context = ssl.create_default_context(cafile=place.ca_file)
+        if place.cert_file and place.key_file:
+            context.load_cert_chain(place.cert_file, place.key_file, password="")
+    except (OSError, ValueError):
+        return ""  # the lines on certificates say what is wrong with the files
+    try:
+        with context.wrap_socket(plain, server_hostname=host) as encrypted:
+            encrypted.settimeout(0.5)
+            encrypted.recv(1)  # TLS 1.3 refuses our certificate only after the handshake
+            return "it ends the connection"
+    except TimeoutError:
+        return ""
+    except ssl.SSLCertVerificationError as error:
+        return f"its certificate: {error.verify_message}"
+    except ssl.SSLError as error:
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    except OSError as error:
+        return f"TLS: {error.strerror or error}"
 
 
 def _groups() -> list[str]:
