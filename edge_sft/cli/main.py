@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 import typer.core
@@ -137,7 +137,16 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _stopped()
+    except SystemExit as ended:
+        if ended.code == 130:  # what typer makes of Ctrl-C
+            _stopped()
+        raise
+
+
+def _stopped() -> NoReturn:
+    typer.echo("stopped", err=True)
+    sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,8 @@ def open_engine(model: Path, profile: DeviceProfile, building: Workplace | None 
     import onnxruntime
 
     wanted = _PROVIDERS[profile.provider]
+    if profile.provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from pip's packages, where the system has none
     if wanted not in onnxruntime.get_available_providers():
         raise _not_on_provider(model, profile.provider, "this ONNX Runtime was built without it")
     threads = usable_threads(profile)
