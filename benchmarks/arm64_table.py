@@ -249,7 +249,7 @@ def compare(case: Case, sides: tuple[Side, Side]) -> list[str]:
         if len(golden[1][variant]) == 1:
             print(f"{case.name} {variant}: {golden[1][variant][0]}", flush=True)
             why = "ONNX Runtime cannot load it here: " + golden[1][variant][0].split(" : ")[-1].split(" (node")[0]
-            rows.append(f"| {case.name} | {variant} | – | 0 | – | – | – | {why} | – | – |")
+            rows.append(f"| {case.name} | {variant} | – | – | – | – | – | {why} | – | – |")
             continue
         answers = [predicted(side, case, variant) for side in sides]
         changed, worst = differing(*answers)
