@@ -104,15 +104,15 @@ def test_wrong_words_are_told_in_one_line(run: Run) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is another signal there: not proved")
 def test_ctrl_c_leaves_no_process_and_no_file(place: Path, environment: dict[str, str]) -> None:
     asked = command("bench", "small-1.0.0.edge", "--profile", "one.toml", "--seconds", "60", "--json", "never.json")
+    # tests that a shell runs in its background inherit a Ctrl-C that is ignored
+    heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     started = subprocess.Popen(
-        asked,
+        [sys.executable, "-c", heard, *asked],
         cwd=place,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        # tests that a shell runs in its background inherit a Ctrl-C that is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     children: list[str] = []
     tasks = Path(f"/proc/{started.pid}/task/{started.pid}/children")
