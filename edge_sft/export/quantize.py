@@ -113,7 +113,7 @@ def quantized(
         q.QuantType.QUInt8 if flavour.unsigned else q.QuantType.QInt8,
         TensorsData(q.CalibrationMethod.MinMax, data),
         [],
-        sorted({*outside(model), *keep_float}),
+        sorted({*outside(model), *keep_float, *(() if flavour.unsigned else with_constants(model))}),
         _OPS,
         {
             "ActivationSymmetric": not flavour.unsigned,
@@ -145,6 +145,16 @@ def _layer_places(model: onnx.ModelProto) -> tuple[list[int], int]:
     if len(places) > 1 and nodes[places[-1]].op_type in ("Gemm", "MatMul"):
         return places[:-1], places[-1]
     return places, places[-1] + 1
+
+
+def with_constants(model: onnx.ModelProto) -> list[str]:
+    """Return the sums and products with a constant: a guard against 0, a factor.
+
+    NVIDIA's builder refuses a scalar in INT8 (TensorRT-RTX 1.7.1, strongly typed: "Quantized constant … is only
+    allowed before DQ"), which the deviations of Lite0's features have.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [node.name for node in model.graph.node if node.op_type in ("Add", "Mul") and stored & set(node.input)]
 
 
 def outside(model: onnx.ModelProto) -> list[str]:

@@ -21,6 +21,7 @@ from edge_sft.export import (
     golden,
     half,
     onnx_from_checkpoint,
+    operators,
     optimum_int8,
     pictures,
     quantize,
@@ -119,6 +120,7 @@ def export_module(
         shown = pictures.for_ranges(dataset, meta.task, spec, calibration_pictures, progress)
         quantizer = optimum_int8.quantized if meta.backbone.startswith(HUGGING_FACE) else quantize.quantized
         gates += _int8_gates(int8, fp32, shown, reference, out, progress, quantizer)
+    gates = [operators.noted(gate, out / f"{gate.variant}.onnx") for gate in gates]
     passed = {gate.variant: out / f"{gate.variant}.onnx" for gate in gates if gate.passed}
     chosen = choosing.choose(reference.pictures.labels, reference.probabilities)
     samples = golden.write(meta.task, reference.pictures.subset(chosen), passed, out)

@@ -9,6 +9,8 @@ import pytest
 
 from edge_sft.export.variants import ExportResult
 
+GPUS = ("SM86", "SM89", "SM120")  # RTX cards of the Ampere, Ada and Blackwell kind; none of them is needed here
+
 
 @pytest.fixture(scope="module")
 def rtx() -> Any:
@@ -17,17 +19,21 @@ def rtx() -> Any:
 
 
 def parse(rtx: Any, file: Path) -> tuple[Any, list[str]]:
-    """Return a serialized engine, or None and the parser's complaints."""
+    """Return an engine for the three kinds of RTX card, batch 1 to 8, or None and the parser's complaints."""
     builder = rtx.Builder(rtx.Logger(rtx.Logger.ERROR))
-    network = builder.create_network(0)
+    network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = rtx.OnnxParser(network, rtx.Logger(rtx.Logger.ERROR))
     if not parser.parse(file.read_bytes()):
         return None, [str(parser.get_error(index)) for index in range(parser.num_errors)]
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
-    shape = list(network.get_input(0).shape)[1:]
-    profile.set_shape(network.get_input(0).name, *[[batch, *shape] for batch in (1, 1, 4)])
+    for tensor in (network.get_input(place) for place in range(network.num_inputs)):
+        if tensor.shape[0] == -1:
+            profile.set_shape(tensor.name, *[[batch, *list(tensor.shape)[1:]] for batch in (1, 1, 8)])
     config.add_optimization_profile(profile)
+    config.num_compute_capabilities = len(GPUS)
+    for place, gpu in enumerate(GPUS):
+        config.set_compute_capability(getattr(rtx.ComputeCapability, gpu), place)
     engine = builder.build_serialized_network(network, config)
     del parser  # only now: the network uses the parser's memory
     return engine, []

@@ -14,7 +14,7 @@ from edge_sft.bundle.manifest import GateResult
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.sensors.dataset import SensorDataset
 from edge_sft.errors import DataError, EdgeSftError
-from edge_sft.export import asking, half, onnx_from_checkpoint, quantize, ranges
+from edge_sft.export import asking, half, onnx_from_checkpoint, operators, quantize, ranges
 from edge_sft.export.int8 import Source, export_int8
 from edge_sft.export.quantize import Int8Variant
 from edge_sft.export.running import Arrays
@@ -108,6 +108,7 @@ def export_module(
     if narrow:
         ranged = windows.for_ranges(dataset, meta.windowing, local, _FOR_RANGES, progress)
         gates += _narrow_gates(narrow, fp32, ranged, reference, out, progress)
+    gates = [operators.noted(gate, out / f"{gate.variant}.onnx") for gate in gates]
     passed = {gate.variant: out / f"{gate.variant}.onnx" for gate in gates if gate.passed}
     result = ExportResult(passed, tuple(gates), golden.write(reference, passed, out))
     write_gates(result, out)

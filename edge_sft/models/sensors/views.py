@@ -156,7 +156,9 @@ class OrderView(nn.Module):
         level = torch.log((look.white if self.white else look.raw) + _FLOOR)
         peaks = functional.max_pool2d(level, (1, _POOL)).mean(2)
         around = functional.pad(peaks, (_SMOOTH // 2, _SMOOTH // 2), mode="replicate")
-        return (peaks - functional.avg_pool1d(around, _SMOOTH, stride=1)).flatten(1)
+        # over two axes, of which one is a point: NVIDIA's operator tables promise pooling over two and three alone
+        smooth = functional.avg_pool2d(around.unsqueeze(2), (1, _SMOOTH), stride=1).squeeze(2)
+        return (peaks - smooth).flatten(1)
 
 
 class LinesView(nn.Module):
