@@ -65,6 +65,7 @@ def cut_families(size: int) -> Iterator[Family]:
     """Yield the beginnings of the registry's backbones: every kind of block that they hold, in seconds."""
     for name, stages in CUTS.items():
         yield Family(name, lambda out, name=name, stages=stages: pictures(cut(name, stages), size, out))
+    yield Family("timm/resnet10t", lambda out: pictures(classifier("timm/resnet10t"), size, out))
 
 
 # Which stages hold every kind of block of a network; resnet50 and the larger nets of a kind hold the same kinds.

@@ -39,6 +39,7 @@ def export_fp32(module: nn.Module, task: Task, out: Path, examples: tuple[Tensor
     given = examples or _zeros(task)
     model = _exported(module, task, given, out / LOG)
     if task.inputs[0].dtype == "uint8":
+        _ask_the_cast_for_shapes(model)
         _check_starts_with_cast(model, out)
     _check_interface(model, task, out)
     return graph.save(model, out / "fp32.onnx")
@@ -98,6 +99,15 @@ def _captured(chatter: TextIO) -> Iterator[None]:
     finally:
         for logger, (handlers, propagate) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
+
+
+def _ask_the_cast_for_shapes(model: onnx.ModelProto) -> None:
+    """Let whoever asks the picture for its batch size (a transformer's class token) ask what it was cast to."""
+    name = model.graph.input[0].name
+    casts = [node.output[0] for node in model.graph.node if node.op_type == "Cast" and node.input[0] == name]
+    for node in model.graph.node:
+        if casts and node.op_type == "Shape" and node.input[0] == name:
+            node.input[0] = casts[0]
 
 
 def _check_starts_with_cast(model: onnx.ModelProto, out: Path) -> None:

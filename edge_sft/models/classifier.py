@@ -87,3 +87,23 @@ class GlobalAverage(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Average each feature map."""
         return maps.mean(dim=(2, 3))
+
+
+class PlaneAverage(nn.Module):
+    """Mean over height and width that stays a map, [N,C,h,w] → [N,C,1,1]."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Average each feature map."""
+        return maps.mean(dim=(2, 3), keepdim=True)
+
+
+def average_plainly(module: nn.Module) -> None:
+    """Let a mean do what every `nn.AdaptiveAvgPool2d(1)` in a module does; in place, weights keep their names.
+
+    On channels-last maps torch exports that one with its strides: a Gather by indices computed from the batch size,
+    which starts with the Shape of the uint8 picture; NVIDIA's parsers refuse it.
+    """
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(parent, name, PlaneAverage())

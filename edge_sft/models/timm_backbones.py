@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edge_sft.errors import UserError
-from edge_sft.models.classifier import Backbone
+from edge_sft.models.classifier import Backbone, average_plainly
 
 
 class _Features(nn.Module):
@@ -46,6 +46,7 @@ def whole(name: str) -> Any:
 
 def from_published(module: Any) -> Backbone:
     """Wrap a module that may already hold its weights."""
+    average_plainly(module)
     config = module.pretrained_cfg
     mean, std = (tuple(255.0 * float(value) for value in config[key]) for key in ("mean", "std"))
     width = int(getattr(module, "head_hidden_size", None) or module.num_features)

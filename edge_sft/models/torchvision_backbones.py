@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from edge_sft.errors import DeviceError
-from edge_sft.models.classifier import Backbone, GlobalAverage
+from edge_sft.models.classifier import Backbone, GlobalAverage, PlaneAverage, average_plainly
 
 # ImageNet statistics on the 0–255 scale
 MEAN = (123.675, 116.28, 103.53)
@@ -39,22 +39,8 @@ def from_published(module: Any) -> Backbone:
     return _cut(module)
 
 
-class _Mean(nn.Module):
-    """Average over the picture, [N,C,h,w] → [N,C,1,1].
-
-    On channels-last maps `nn.AdaptiveAvgPool2d(1)` is exported with its strides: a Gather by indices computed from the
-    batch size, which starts at the picture itself.
-    """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return maps.mean(dim=(2, 3), keepdim=True)
-
-
 def _cut(module: Any) -> Backbone:
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
-                setattr(parent, name, _Mean())
+    average_plainly(module)
     if hasattr(module, "layer1"):  # resnet family
         stem = nn.Sequential(module.conv1, module.bn1, module.relu, module.maxpool)
         stages = nn.ModuleList([stem, module.layer1, module.layer2, module.layer3, module.layer4])
@@ -68,7 +54,7 @@ def _cut(module: Any) -> Backbone:
     if any(isinstance(layer, nn.Linear) for layer in between):
         pool: nn.Module = nn.Sequential(GlobalAverage(), *between)
     elif between:
-        pool = nn.Sequential(_Mean(), *between, nn.Flatten())
+        pool = nn.Sequential(PlaneAverage(), *between, nn.Flatten())
     else:
         pool = GlobalAverage()
     return Backbone(stages, pool, int(last.in_features), MEAN, STD)

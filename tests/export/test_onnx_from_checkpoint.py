@@ -101,3 +101,23 @@ def test_a_module_of_another_task_is_noticed(torch: ModuleType, meta: Checkpoint
 
     with pytest.raises(BugError, match="the task says otherwise"):
         export_fp32(TwoClasses(), meta.task, tmp_path)
+
+
+def test_a_batch_size_is_asked_of_the_cast_not_of_the_picture(
+    torch: ModuleType, meta: CheckpointMeta, tmp_path: Path
+) -> None:
+    """A transformer repeats its class token for every picture; NVIDIA's parsers let uint8 feed a Cast alone."""
+    import onnx
+
+    class Token(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = torch.nn.Parameter(torch.zeros(1, 1, 3))
+
+        def forward(self, image):  # type: ignore[no-untyped-def]
+            patches = image.float().flatten(1, 2)
+            return torch.softmax(torch.cat([self.token.expand(image.shape[0], -1, -1), patches], dim=1).mean(1), dim=1)
+
+    model = onnx.load(export_fp32(Token(), meta.task, tmp_path))
+    assert "Shape" in {node.op_type for node in model.graph.node}
+    assert [node.op_type for node in model.graph.node if "image" in node.input] == ["Cast"]
