@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edge_sft.errors import BugError
-from edge_sft.export import graph
+from edge_sft.export import graph, picture_codes
 from edge_sft.export.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def quantized(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     flavour = FLAVOURS[variant]
+    if flavour.unsigned:
+        ranges = picture_codes.with_whole_range(model, ranges)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
@@ -128,6 +130,8 @@ def quantized(
             f"quantization to {variant}", f"failed ({type(error).__name__}: {error})", "Please report this."
         ) from error
     result: onnx.ModelProto = quantizer.model.model
+    if flavour.unsigned:
+        picture_codes.shorten(result)
     return result
 
 
