@@ -161,7 +161,7 @@ GOLDEN = """
 import json, sys
 from pathlib import Path
 import onnxruntime
-from edge_sft.deploy import golden
+from edge_sft.slots import golden
 from edge_sft.slots.opening import read_policy
 slot, variants = Path(sys.argv[1]), sys.argv[2:]
 samples, policy = golden.load(slot), read_policy(slot / "policy.json")

@@ -1,4 +1,7 @@
-# Jetson Thor, and Orin once on JetPack 7 (Jetson Linux 38, SBSA): TensorRT 10.13 and CUDA 13 from NVIDIA's base.
+# Jetson Thor with JetPack 7.0 or 7.1 (Jetson Linux 38.2, 38.4): TensorRT 10.13 and CUDA 13 from NVIDIA's base for Arm
+# servers, whose interfaces Thor has. Jetson Linux 38 does not run on Orin (docs.nvidia.com/jetson/archives/r38.4). Orin
+# has JetPack 7 from 7.2 (Jetson Linux 39.2) on; whether this base runs there is not known here: give one that NVIDIA
+# names for Orin (--build-arg BASE=...), or stay on device-jetpack6 with JetPack 6.
 #
 #     docker build -f docker/device-jetpack7.Dockerfile -t edge-sft-device-jetpack7:0.1.0 .
 #

@@ -22,7 +22,7 @@ class Budgets(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     latency_p95_ms: float = Field(gt=0, description="preprocess + inference + decision of one sample")
-    memory_mb: float = Field(gt=0, description="growth of resident memory by loading one model")
+    memory_mb: float = Field(gt=0, description="growth by loading one model: of resident memory, and of a GPU's memory")
 
 
 class Accelerator(BaseModel):
@@ -41,7 +41,9 @@ class Building(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_max: int = Field(default=1, ge=1, description="largest batch that an engine must take")
+    batch_max: int | None = Field(
+        default=None, ge=1, description="largest batch that an engine must take; left out = 1 picture, 64 windows"
+    )
     workspace_mb: int = Field(default=0, ge=0, description="memory that a build may use; 0 = the library's own limit")
     timeout_s: float = Field(default=1800.0, gt=0, description="after which a build of one variant is given up")
     cuda_graphs: bool = Field(default=False, description="replay a recorded launch instead of launching each kernel")

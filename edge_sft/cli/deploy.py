@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge_sft.bundle.keys import PublicKey
     from edge_sft.deploy.events import EventLines
     from edge_sft.profile import DeviceProfile
-    from edge_sft.slots.proof import Proof
+    from edge_sft.slots.proof import Proof, VariantProof
     from edge_sft.slots.store import Slot, SlotStore
 
 Root = Annotated[
@@ -265,14 +265,27 @@ def _print_proof(proof: Proof) -> None:
         title=f"{proof.name} {proof.version} on {proof.provider}, {proof.threads} thread(s)", title_justify="left"
     )
     table.add_column("variant")
-    for name in ("p50 ms", "p95 ms", "memory MB", "golden diff."):
+    built = any(item.plan for item in proof.variants)
+    if built:
+        table.add_column("engine")
+    on_gpu = any(item.gpu_memory_mb is not None for item in proof.variants)
+    for name in ("p50 ms", "p95 ms", "memory MB", *(["GPU MB"] if on_gpu else []), "golden diff."):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for item in proof.variants:
         verdict = "[green]chosen[/]" if item.variant == proof.chosen else "passed" if item.passed else item.reason
-        numbers = (item.p50_ms, item.p95_ms, item.memory_mb, item.golden_difference)
-        table.add_row(item.variant, *("–" if value is None else f"{value:.3g}" for value in numbers), verdict)
+        gpu = [item.gpu_memory_mb] if on_gpu else []
+        numbers = (item.p50_ms, item.p95_ms, item.memory_mb, *gpu, item.golden_difference)
+        cells = ["–" if value is None else f"{value:.3g}" for value in numbers]
+        table.add_row(item.variant, *([_came(item)] if built else []), *cells, verdict)
     console.print(table)
+
+
+def _came(item: VariantProof) -> str:
+    """Say how a variant's engine came about."""
+    if item.plan == "built" and item.build_s is not None:
+        return f"built in {item.build_s:.3g} s"
+    return {"built": "built", "cached": "from cache", "": "none"}[item.plan]
 
 
 def _again(verb: str, pipeline: str, root: Path | None, to: str = "local") -> str:

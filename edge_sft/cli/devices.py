@@ -112,9 +112,11 @@ def _rows(profile: DeviceProfile) -> Iterator[tuple[str, str]]:
         memory = f"{gpu.memory_mb / 1024:g} GB{', shared with the processor' if gpu.shared_memory else ''}"
         yield "accelerator", f"NVIDIA, compute capability {capabilities}; at least {memory}"
         limit = f"{profile.building.workspace_mb} MB" if profile.building.workspace_mb else "as much memory as it takes"
+        most = profile.building.batch_max
+        batches = f"batches up to {most}" if most else "one picture, or 64 windows, at a time"
         yield (
             "building",
-            (f"batches up to {profile.building.batch_max}, {limit}, given up after {profile.building.timeout_s:g} s"),
+            f"{batches}, {limit}, given up after {profile.building.timeout_s:g} s",
         )
     for words in _known_by(profile):
         yield "known by", words

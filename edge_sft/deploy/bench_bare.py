@@ -10,24 +10,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_sft.deploy.golden import Arrays
-from edge_sft.engines.protocol import EngineInfo
+from edge_sft.deploy.bench_bare_nvidia import NvidiaLoop
+from edge_sft.engines.nvidia.running import NvidiaEngine
+from edge_sft.engines.protocol import Engine, EngineInfo
 from edge_sft.errors import DeviceError
+from edge_sft.slots.golden import Arrays
 
 Run = Callable[[], object]
 Bare = Callable[[Arrays], Run]
 
 
-def open_bare(model: Path, engine: EngineInfo) -> Bare:
+def open_bare(model: Path, engine: Engine) -> Bare:
     """Load a model into the library that an engine runs on; what is returned makes a loop's body of inputs.
+
+    Args:
+        model: The variant.
+        engine: What the loop is held against; where engines are built, the loop runs that very one.
 
     Raises:
         DeviceError: There is no such loop for this engine, or the library refuses the model.
     """
-    opener = _OPENERS.get(engine.engine)
-    if opener is None:
-        raise DeviceError(engine.engine, "has no bare loop to be held against")
-    return opener(model, engine)
+    if isinstance(engine, NvidiaEngine):
+        loaded, cuda = engine.loaded
+        return lambda inputs: NvidiaLoop(loaded, cuda, inputs)
+    if engine.info.engine != "onnxruntime":
+        raise DeviceError(engine.info.engine, "has no bare loop to be held against")
+    opened = session(model, engine.info)
+    return lambda inputs: lambda: opened.run(None, inputs)
 
 
 def session(model: Path, engine: EngineInfo) -> Any:
@@ -48,11 +57,3 @@ def session(model: Path, engine: EngineInfo) -> Any:
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DeviceError(str(model), f"is refused by ONNX Runtime ({first[:200]})") from error
-
-
-def _onnxruntime(model: Path, engine: EngineInfo) -> Bare:
-    opened = session(model, engine)
-    return lambda inputs: lambda: opened.run(None, inputs)
-
-
-_OPENERS: dict[str, Callable[[Path, EngineInfo], Bare]] = {"onnxruntime": _onnxruntime}

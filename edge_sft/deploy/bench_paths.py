@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -15,8 +16,7 @@ from numpy.typing import NDArray
 from edge_sft import policy as policies
 from edge_sft.bundle.manifest import Manifest
 from edge_sft.deploy.candidates import FRAME
-from edge_sft.deploy.golden import Arrays, Golden
-from edge_sft.engines.protocol import EngineInfo
+from edge_sft.engines.protocol import Engine
 from edge_sft.errors import DataError, DeviceError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import Encoded, Prediction, Sample
@@ -25,6 +25,7 @@ from edge_sft.preprocess.buffering import WindowBuffer
 from edge_sft.preprocess.gridding import Gridder
 from edge_sft.preprocess.window import Window
 from edge_sft.profile import DeviceProfile, VariantName
+from edge_sft.slots.golden import Arrays, Golden
 from edge_sft.slots.opening import open_model
 from edge_sft.slots.predictor import Predictor
 from edge_sft.slots.window_predictor import Captured, WindowPredictor
@@ -35,13 +36,8 @@ _JPEG_QUALITY = 90
 _ROWS_MAX = 64  # times the rows of one hop or window, after which rows that give no window never will
 
 
-class Subject(Protocol):
-    """One variant, loaded."""
-
-    @property
-    def engine(self) -> EngineInfo:
-        """What really runs."""
-        ...
+class Ways(Protocol):
+    """From raw data to decisions."""
 
     @property
     def begins(self) -> tuple[str, ...]:
@@ -52,12 +48,16 @@ class Subject(Protocol):
         """Return what decides ``batch`` samples once. Raises DataError; what is returned, DeviceError."""
         ...
 
-    def infer(self, inputs: Arrays) -> Arrays:
-        """Run the engine on prepared inputs. Raises DeviceError."""
-        ...
+
+@dataclass(frozen=True)
+class Subject:
+    """One variant, loaded."""
+
+    engine: Engine
+    ways: Ways
 
 
-class PictureSubject:
+class PictureWays:
     """A model of pictures: from a JPEG file's bytes, or from a camera's frame."""
 
     begins = ("jpeg", "frame")
@@ -66,15 +66,6 @@ class PictureSubject:
         self._predictor = predictor
         self._frame, content = _picture(samples, picture)
         self._data: dict[str, Encoded | NDArray[np.uint8]] = {"jpeg": Encoded(content), "frame": self._frame}
-
-    @property
-    def engine(self) -> EngineInfo:
-        """What really runs."""
-        return self._predictor.engine
-
-    def infer(self, inputs: Arrays) -> Arrays:
-        """Run the engine."""
-        return self._predictor.outputs(inputs)
 
     def end_to_end(self, begin: str, batch: int) -> Run:
         """Decide so many pictures: one as the agent does, more in one run of the graph."""
@@ -97,7 +88,7 @@ class PictureSubject:
         return run
 
 
-class WindowSubject:
+class WindowWays:
     """A model of sensor windows: from the rows that complete a window, for as many machines as the batch is large."""
 
     begins = ("rows",)
@@ -105,15 +96,6 @@ class WindowSubject:
     def __init__(self, predictor: WindowPredictor, samples: Golden) -> None:
         self._predictor = predictor
         self._samples = samples
-
-    @property
-    def engine(self) -> EngineInfo:
-        """What really runs."""
-        return self._predictor.engine
-
-    def infer(self, inputs: Arrays) -> Arrays:
-        """Run the engine."""
-        return self._predictor.outputs(inputs)
 
     def end_to_end(self, begin: str, batch: int) -> Run:
         """Push rows of so many machines until each has a window, and decide them together. Raises DataError."""
@@ -165,14 +147,15 @@ def open_subject(
     picture: Path | None,
 ) -> Subject:
     """Load a variant of a slot. Raises what `edge_sft.slots.opening.open_model` does, and UserError for a picture."""
-    if manifest.task.modality != "window":
-        return PictureSubject(Predictor.open(slot, policy=policy, variant=variant, profile=profile), samples, picture)
     opened = open_model(slot, policy=policy, variant=variant, profile=profile)
+    if manifest.task.modality != "window":
+        shown = opened.start(lambda it: Predictor(it.engine, it.manifest, it.model, it.policy, deadline_ms=None))
+        return Subject(opened.engine, PictureWays(shown, samples, picture))
     machines = _GoldenMachine(samples)
     predictor = opened.start(
         lambda it: WindowPredictor(it.engine, it.manifest, it.model, it.policy, commissioning=machines)
     )
-    return WindowSubject(predictor, samples)
+    return Subject(opened.engine, WindowWays(predictor, samples))
 
 
 def inputs_of(samples: Golden, batch: int) -> Arrays:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from edge_sft.bundle.manifest import Manifest
-from edge_sft.deploy import bench_bare, golden, prove
+from edge_sft.deploy import bench_bare, prove
 from edge_sft.deploy.bench_energy import Nvml
 from edge_sft.deploy.bench_paths import Run, Subject, inputs_of, open_subject
 from edge_sft.deploy.bench_result import BARE, ENGINE, Loaded, Measured
@@ -26,6 +26,7 @@ from edge_sft.deploy.candidates import measured_with
 from edge_sft.errors import DataError, DeviceError, EdgeSftError
 from edge_sft.policy import AnyPolicy
 from edge_sft.profile import DeviceProfile, VariantName
+from edge_sft.slots import golden
 from edge_sft.slots.memory import resident_mb
 from edge_sft.slots.store import read_manifest
 
@@ -108,17 +109,17 @@ def _load(
     try:
         subject = open_subject(request.slot, variant, request.profile, rule, manifest, samples, request.picture)
         took = time.monotonic() - begin
-        subject.infer(inputs_of(samples, 1))
+        subject.engine.infer(inputs_of(samples, 1))
     except (DeviceError, DataError) as error:
         return Loaded(variant=variant, trouble=error.fact), None
     after, gpu_after = resident_mb(), _gpu_memory_mb()
-    told = {name: value for name, value in vars(subject.engine).items() if name in Loaded.model_fields}
+    told = {name: value for name, value in vars(subject.engine.info).items() if name in Loaded.model_fields}
     found = Loaded(
         variant=variant,
         **told,
         load_s=took,
-        memory_mb=None if before is None or after is None else max(0.0, after - before),
-        gpu_memory_mb=None if gpu_before is None or gpu_after is None else max(0.0, gpu_after - gpu_before),
+        memory_mb=prove._growth(before, after),
+        gpu_memory_mb=prove._growth(gpu_before, gpu_after),
     )
     return found, subject
 
@@ -141,19 +142,22 @@ def _jobs(
         notes.append(f"bare loop: {error.thing} {error.fact}")
     for batch in request.batches:
         inputs = inputs_of(samples, batch)
-        made = [(begin, _end_to_end(subject, begin, batch)) for begin in subject.begins]
+        made = [(begin, _end_to_end(subject, begin, batch)) for begin in subject.ways.begins]
         jobs += [Job(variant, begin, batch, run) for begin, run in made if not isinstance(run, str)]
         notes += [f"{variant}, {begin}: {why}" for begin, why in made if isinstance(why, str)]
-        jobs.append(Job(variant, ENGINE, batch, lambda given=inputs: subject.infer(given)))  # type: ignore[misc]
-        if bare is not None:
-            jobs.append(Job(variant, BARE, batch, bare(inputs)))
+        jobs.append(Job(variant, ENGINE, batch, lambda given=inputs: subject.engine.infer(given)))  # type: ignore[misc]
+        try:
+            if bare is not None:
+                jobs.append(Job(variant, BARE, batch, bare(inputs)))
+        except DeviceError as error:
+            notes.append(f"bare loop: {error.thing} {error.fact}")
     return jobs
 
 
 def _end_to_end(subject: Subject, begin: str, batch: int) -> Run | str:
     """Return a way from raw data to the decision, or why it cannot be gone."""
     try:
-        return subject.end_to_end(begin, batch)
+        return subject.ways.end_to_end(begin, batch)
     except (DataError, DeviceError) as error:
         return f"{error.thing} {error.fact}"
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sft import policy as policies
-from edge_sft.deploy.golden import Arrays, Golden
 from edge_sft.engines.protocol import EngineInfo
 from edge_sft.errors import DataError, DeviceError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import Sample
 from edge_sft.profile import DeviceProfile, VariantName
+from edge_sft.slots.golden import Arrays, Golden
 from edge_sft.slots.opening import Opened, open_model
 from edge_sft.slots.predictor import Predictor
 

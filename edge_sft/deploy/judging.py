@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from edge_sft.profile import Budgets, VariantName
+from edge_sft.slots import golden
 from edge_sft.slots.proof import VariantProof
 
 # By less two medians of a busy machine differ by themselves, and INT8 costs accuracy.
@@ -34,6 +35,7 @@ class Measured(BaseModel):
     p95_ms: float | None = None
     runs: int = 0
     memory_mb: float | None = None
+    gpu_memory_mb: float | None = None
     plan: Literal["", "built", "cached"] = ""
     build_s: float | None = None
 
@@ -65,18 +67,8 @@ def _verdict(item: Measured, budgets: Budgets, deadline_ms: float | None, fp32_p
 
 def _wrong(item: Measured) -> str:
     """Say what is wrong with its answers."""
-    if item.trouble:
-        return item.trouble
-    if not item.finite or item.golden_difference is None:
-        return "gives NaN or infinite outputs on a golden sample"
-    if item.golden_tolerance is not None and item.golden_difference > item.golden_tolerance:
-        return (
-            f"golden outputs differ by {item.golden_difference:.2g} on this machine, "
-            f"{item.golden_tolerance:.2g} is allowed"
-        )
-    if item.decisions_changed:
-        return f"decides {item.decisions_changed} of {item.golden_samples} golden samples differently on this machine"
-    return ""
+    difference = item.golden_difference if item.finite else None
+    return item.trouble or golden.wrong(difference, item.golden_tolerance, item.decisions_changed, item.golden_samples)
 
 
 def _costly(item: Measured, budgets: Budgets, deadline_ms: float | None) -> str:
@@ -87,8 +79,9 @@ def _costly(item: Measured, budgets: Budgets, deadline_ms: float | None) -> str:
         return f"too slow: p95 {item.p95_ms:.3g} ms, the profile allows {budgets.latency_p95_ms:g} ms"
     if deadline_ms is not None and item.p95_ms > deadline_ms:
         return f"too slow: p95 {item.p95_ms:.3g} ms, the policy's deadline is {deadline_ms:g} ms"
-    if item.memory_mb is not None and item.memory_mb > budgets.memory_mb:
-        return f"needs {item.memory_mb:.0f} MB of memory, the profile allows {budgets.memory_mb:g} MB"
+    for whose, needs in (("", item.memory_mb), (" of the GPU's", item.gpu_memory_mb)):
+        if needs is not None and needs > budgets.memory_mb:
+            return f"needs {needs:.0f} MB{whose or ' of'} memory, the profile allows {budgets.memory_mb:g} MB"
     return ""
 
 

@@ -90,21 +90,36 @@ def deploy(
         if serving is not None and (known := _same(serving, verified, profile, rule)):
             if _still_built(serving, known, watch):
                 return known
-        watch.start("Installing", 1)
-        _require_room(store.directory, verified)
-        with store.staging() as folder:
-            verified.extract_to(folder)
-            if rule.site is not None:
-                durable.write_bytes(folder / SITE_POLICY, rule.site)
-            watch.advance()
-            request = Request(slot=folder, profile=profile, policy=rule.policy, variants=variants)
-            outcomes = _built(verified, request, watch)
-            watch.start(f"Proving {', '.join(variants)} on this machine", 1)
-            proof = _prove(verified, request, rule, outcomes, timeout_s)
-            durable.write_text(folder / PROOF, proof.model_dump_json(indent=2) + "\n")
-            store.commit(folder)
-            watch.advance()
-        return proof
+        return _installed(store, verified, _Order(profile, rule, variants, timeout_s), watch)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be proved, and how long that may take."""
+
+    profile: DeviceProfile
+    rule: _Rule
+    variants: tuple[VariantName, ...]
+    timeout_s: float
+
+
+def _installed(store: SlotStore, verified: VerifiedBundle, order: _Order, watch: Progress) -> Proof:
+    """Unpack into the spare place, prove there, flip. Raises what `deploy` does; nothing is left behind then."""
+    watch.start("Installing", 1)
+    _require_room(store.directory, verified)
+    with store.staging() as folder:
+        verified.extract_to(folder)
+        if order.rule.site is not None:
+            durable.write_bytes(folder / SITE_POLICY, order.rule.site)
+        watch.advance()
+        request = Request(slot=folder, profile=order.profile, policy=order.rule.policy, variants=order.variants)
+        outcomes = _built(verified, request, watch)
+        watch.start(f"Proving {', '.join(order.variants)} on this machine", 1)
+        proof = _prove(verified, request, order.rule, outcomes, order.timeout_s)
+        durable.write_text(folder / PROOF, proof.model_dump_json(indent=2) + "\n")
+        store.commit(folder)
+        watch.advance()
+    return proof
 
 
 def _active_policy(verified: VerifiedBundle, serving: Slot | None, given: Path | None, *, bundle_policy: bool) -> _Rule:

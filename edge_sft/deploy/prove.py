@@ -22,13 +22,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from edge_sft.deploy import golden
 from edge_sft.deploy.candidates import Candidate, open_candidate
 from edge_sft.deploy.judging import Measured
 from edge_sft.engines.protocol import EngineNotBuilt, builds
-from edge_sft.errors import EdgeSftError
+from edge_sft.errors import DeviceError, EdgeSftError
 from edge_sft.policy import AnyPolicy
 from edge_sft.profile import DeviceProfile, VariantName
+from edge_sft.slots import golden
 from edge_sft.slots.memory import resident_mb
 from edge_sft.slots.opening import build_engine
 from edge_sft.slots.store import read_manifest
@@ -113,15 +113,15 @@ def _load_and_ask(
 ) -> tuple[Measured, Candidate | None]:
     rule = request.policy.model_copy(update={"deadline_ms": None})  # here we want to know how late it would be
     _give_back_memory()
-    before = resident_mb()
+    before, gpu_before = resident_mb(), _gpu_used_mb(request.profile)
     try:
         candidate = open_candidate(request.slot, variant, request.profile, rule, modality, samples)
         _tell("engine", **asdict(candidate.engine))
         _tell("doing", variant=variant, what="answering the golden samples")
-        answer = golden.compare(samples, variant, candidate.outputs, rule)
+        answer = golden.compare(samples, variant, candidate.outputs, rule, together=modality == "window")
     except EdgeSftError as error:
         return Measured(variant=variant, trouble=error.fact), None
-    after = resident_mb()
+    after, gpu_after = resident_mb(), _gpu_used_mb(request.profile)
     finite = bool(np.isfinite(answer.difference))
     measured = Measured(
         variant=variant,
@@ -130,10 +130,10 @@ def _load_and_ask(
         golden_difference=answer.difference if finite else None,
         golden_tolerance=tolerance,
         decisions_changed=answer.decisions_changed,
-        memory_mb=None if before is None or after is None else max(0.0, after - before),
+        memory_mb=_growth(before, after),
+        gpu_memory_mb=_growth(gpu_before, gpu_after),
     )
-    right = finite and answer.difference <= tolerance and not answer.decisions_changed
-    return measured, candidate if right else None
+    return measured, None if answer.wrong(tolerance) else candidate
 
 
 def _time(loaded: dict[VariantName, Candidate], budget_ms: float) -> dict[VariantName, list[float]]:
@@ -181,6 +181,21 @@ def _wake_gpu(request: Request) -> None:
     if builds(request.profile) or request.profile.provider == "cuda":
         with contextlib.suppress(EdgeSftError):  # measuring says it in words
             build_engine(request.slot, request.variants[0], request.profile, lambda text, share: None)
+
+
+def _gpu_used_mb(profile: DeviceProfile) -> float | None:
+    """Return the GPU's memory in use; None for a profile of a processor, or where the driver does not tell."""
+    if not builds(profile) and profile.provider != "cuda":
+        return None
+    from edge_sft.engines.nvidia.cuda import Driver
+
+    with contextlib.suppress(DeviceError):
+        return Driver().used_mb()
+    return None
+
+
+def _growth(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else max(0.0, after - before)
 
 
 def _give_back_memory() -> None:

@@ -13,8 +13,10 @@ Shape = tuple["int | None", ...]  # None where the graph leaves an axis open (th
 Specs = dict[str, tuple["np.dtype[Any]", Shape]]
 
 
-def check(inputs: dict[str, NDArray[Any]], specs: Specs, source: str) -> None:
-    """Refuse inputs that do not fit the graph. Raises BugError: missing or extra names, dtype, shape."""
+def check(inputs: dict[str, NDArray[Any]], specs: Specs, source: str, *, closed: bool) -> None:
+    """Refuse inputs that do not fit the graph. Raises BugError: missing or extra names, dtype, shape, or closed."""
+    if closed:
+        raise BugError(source, "was closed and asked to infer", "Please report it.")
     if inputs.keys() != specs.keys():
         raise BugError(source, f"takes inputs {sorted(specs)}, was given {sorted(inputs)}", "Please report it.")
     for name, (dtype, shape) in specs.items():

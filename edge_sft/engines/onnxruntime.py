@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_sft.engines import inputs as inputs_of
 from edge_sft.engines.inputs import Shape
 from edge_sft.engines.protocol import EngineInfo, Workplace
-from edge_sft.errors import BugError, DeviceError
+from edge_sft.errors import DeviceError
 from edge_sft.profile import DeviceProfile, usable_threads
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -54,9 +54,7 @@ class OnnxRuntimeEngine:
             DeviceError: The library failed.
         """
         session = self._session
-        if session is None:
-            raise BugError(self._source, "was closed and asked to infer", "Please report it.")
-        inputs_of.check(inputs, self._inputs, self._source)
+        inputs_of.check(inputs, self._inputs, self._source, closed=session is None)
         results = _wrapped(self._source, "failed while inferring", lambda: session.run(self._outputs, inputs))
         return dict(zip(self._outputs, results, strict=True))
 

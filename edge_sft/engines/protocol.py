@@ -53,6 +53,12 @@ def _silent(text: str, share: float | None) -> None:
     """Tell nobody."""
 
 
+def _unchecked(engine: Engine) -> str:
+    """Ask nothing."""
+    del engine
+    return ""
+
+
 @dataclass(frozen=True)
 class Workplace:
     """Where and how engines are built.
@@ -60,10 +66,13 @@ class Workplace:
     Attributes:
         cache: None = nothing is kept.
         tell: Called with what is going on in words, and how much of it is done (0 to 1) where that is known.
+        check: Called with an engine that was built, now or before, before it is used: returns what is to be noted
+            of it, raises EngineNotBuilt where it answers wrongly.
     """
 
     cache: PlanCache | None = None
     tell: Callable[[str, float | None], None] = _silent
+    check: Callable[[Engine], str] = _unchecked
 
 
 class Engine(Protocol):

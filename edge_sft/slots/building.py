@@ -13,7 +13,7 @@ from edge_sft.bundle.keys import PrivateKey
 from edge_sft.bundle.manifest import MANIFEST
 from edge_sft.engines import protocol
 from edge_sft.engines.plans import PlanCache
-from edge_sft.engines.protocol import Workplace
+from edge_sft.engines.protocol import Engine, Workplace
 from edge_sft.profile import DeviceProfile
 
 ENGINES = "engines"
@@ -41,15 +41,17 @@ class DeviceSeal:
         return self._key.public.verifies(signature, message)
 
 
-def workplace(slot: Path, profile: DeviceProfile, tell: Tell) -> Workplace:
-    """Return where the engines of a slot's model are built and kept.
+def workplace(
+    slot: Path, profile: DeviceProfile, tell: Tell, check: Callable[[Engine], str] = lambda engine: ""
+) -> Workplace:
+    """Return where the engines of a slot's model are built and kept, and what asks them before they are used.
 
     A folder that is no slot of a device (a bundle unpacked to be looked at) has no cache: its engines are built each
     time. Engines that are not built at all need none.
     """
     root = root_of(slot) if protocol.builds(profile) else None
     cache = None if root is None else PlanCache(root / ENGINES, DeviceSeal(root), in_use=lambda: _in_use(root))
-    return Workplace(cache, tell)
+    return Workplace(cache, tell, check)
 
 
 def root_of(slot: Path) -> Path | None:

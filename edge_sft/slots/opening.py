@@ -13,17 +13,22 @@ from typing import Protocol, TypeVar
 from edge_sft import policy as policies
 from edge_sft.bundle import manifest as manifests
 from edge_sft.bundle.manifest import POLICY, Manifest
-from edge_sft.engines.protocol import Engine, EngineInfo, open_engine
-from edge_sft.errors import BundleRefused, EdgeSftError, UserError
+from edge_sft.engines.protocol import Engine, EngineInfo, EngineNotBuilt, builds, open_engine
+from edge_sft.errors import BundleRefused, DeviceError, EdgeSftError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import ModelIdentity
 from edge_sft.profile import Budgets, DeviceProfile
+from edge_sft.slots import golden
 from edge_sft.slots import proof as proofs
 from edge_sft.slots.building import Tell, workplace
 from edge_sft.slots.memory import resident_mb
+from edge_sft.slots.proof import Proof
 from edge_sft.slots.store import manifest_bytes, read_manifest
 
 log = logging.getLogger(__name__)
+
+# Windows of many machines that complete in the same tenth of a second: a launch costs a GPU more than a small net does.
+WINDOWS_AT_ONCE = 64
 
 # What an unproved bundle runs on: nothing is gated there, so the budgets are without meaning.
 ANY_CPU = DeviceProfile(
@@ -124,15 +129,87 @@ def open_model(
     profile = profile or (proof.profile if proof else ANY_CPU)
     if threads is not None:
         profile = profile.model_copy(update={"threads": threads})
-    name = variant or (proof.chosen if proof else "fp32")
+    profile = _for_model(profile, manifest)
     before = resident_mb()
-    # normally the engine that the proof built is there; where it must be built anew, the log says so at once
-    place = workplace(slot_dir, profile, lambda text, share: None if share else log.warning("%s: %s", name, text))
-    engine = open_engine(slot_dir / _file_of(manifest, name), profile, place)
+    if proof is None or not builds(profile):
+        name = variant or (proof.chosen if proof else "fp32")
+        engine = open_engine(slot_dir / _file_of(manifest, name), profile, workplace(slot_dir, profile, _silent))
+    else:
+        names = (variant,) if variant else _permitted(proof)
+        engine, name = _first_right(names, _Place(slot_dir, manifest, profile, rule))
     deadlines = [limit for limit in (deadline_ms, rule.deadline_ms) if limit is not None]
     digest = hashlib.sha256(signed).hexdigest()
     model = ModelIdentity(name=manifest.name, version=manifest.version, digest=digest, variant=name)
     return Opened(engine, manifest, model, rule, min(deadlines, default=None), slot_dir, identity, before)
+
+
+def _silent(text: str, share: float | None) -> None:
+    """Tell nobody."""
+
+
+def _permitted(proof: Proof) -> tuple[str, ...]:
+    """Return the variants that may serve, the chosen one first; others that passed only if the profile says so."""
+    others = [item for item in proof.variants if item.passed and item.variant != proof.chosen]
+    others.sort(key=lambda item: math.inf if item.p50_ms is None else item.p50_ms)
+    return (proof.chosen, *(item.variant for item in others)) if proof.profile.fall_back else (proof.chosen,)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A slot whose engines are built, and what they are asked with."""
+
+    folder: Path
+    manifest: Manifest
+    profile: DeviceProfile
+    policy: AnyPolicy
+
+    def open(self, variant: str, passed_over: str) -> Engine:
+        """Open a variant that answers all golden samples right. Raises EngineNotBuilt, DeviceError."""
+        # normally the engine that the proof built is there; where it must be built anew, the log says so at once
+        place = workplace(
+            self.folder,
+            self.profile,
+            lambda text, share: None if share else log.warning("%s: %s", variant, text),
+            lambda engine: self._checked(engine, variant, passed_over),
+        )
+        return open_engine(self.folder / _file_of(self.manifest, variant), self.profile, place)
+
+    def _checked(self, engine: Engine, variant: str, passed_over: str) -> str:
+        tolerance = next(entry.golden_tolerance for entry in self.manifest.variants if entry.variant == variant)
+        samples = golden.load(self.folder)
+        together = self.manifest.task.modality == "window"
+        try:
+            answer = golden.compare(samples, variant, engine.infer, self.policy, together=together)
+            why = answer.wrong(tolerance)
+        except DeviceError as error:
+            why = error.fact
+        if why:
+            what = "was built anew and is not used" if engine.info.plan == "built" else "is not used"
+            fact = f"its engine of {variant} {what}: {why}"
+            remedy = "Deploy it again, so that the device proves it."
+            raise EngineNotBuilt(f"{self.manifest.name} {self.manifest.version}", fact, remedy)
+        right = f"{variant}'s engine was built anew and answers all {samples.count} golden samples right"
+        return passed_over + (right if engine.info.plan == "built" else f"{variant} serves" if passed_over else "")
+
+
+def _first_right(names: tuple[str, ...], place: _Place, passed_over: str = "") -> tuple[Engine, str]:
+    """Open the first variant whose engine is there, or can be built, and is right. Raises what the last one does."""
+    try:
+        return place.open(names[0], passed_over), names[0]
+    except EngineNotBuilt as error:
+        if len(names) == 1:
+            raise
+        log.warning("%s: passed over: %s", names[0], error.fact)
+        passed_over += f"{names[0]} passed over ({error.fact}); "
+    return _first_right(names[1:], place, passed_over)
+
+
+def _for_model(profile: DeviceProfile, manifest: Manifest) -> DeviceProfile:
+    """Fill in how large a batch its engine must take, where the profile leaves that to the kind of model."""
+    if profile.building.batch_max is not None:
+        return profile
+    size = WINDOWS_AT_ONCE if manifest.task.modality == "window" else 1
+    return profile.model_copy(update={"building": profile.building.model_copy(update={"batch_max": size})})
 
 
 def build_engine(slot_dir: Path, variant: str, profile: DeviceProfile, tell: Tell) -> EngineInfo:
@@ -143,7 +220,9 @@ def build_engine(slot_dir: Path, variant: str, profile: DeviceProfile, tell: Tel
         EngineNotBuilt: No engine could be made of this variant.
         DeviceError: Nor of any other: the library or the GPU is missing.
     """
-    model = slot_dir / _file_of(read_manifest(slot_dir), variant)
+    manifest = read_manifest(slot_dir)
+    profile = _for_model(profile, manifest)
+    model = slot_dir / _file_of(manifest, variant)
     with open_engine(model, profile, workplace(slot_dir, profile, tell)) as engine:
         return engine.info
 

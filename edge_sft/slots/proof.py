@@ -22,7 +22,8 @@ class VariantProof(_Strict):
     """One variant on this device. ``reason`` is empty when it passed; what was not measured is None.
 
     ``p50_ms`` and ``p95_ms`` cover preprocess + inference + decision of one frame, or inference + decision of one
-    window; ``memory_mb`` is the growth of resident memory by loading the variant and running it.
+    window; ``memory_mb`` is the growth of resident memory by loading the variant and running it, ``gpu_memory_mb``
+    that of the GPU's memory in use.
     """
 
     variant: VariantName
@@ -36,6 +37,7 @@ class VariantProof(_Strict):
     p95_ms: float | None = None
     runs: int = Field(default=0, ge=0)
     memory_mb: float | None = None
+    gpu_memory_mb: float | None = Field(default=None, description="None on a processor; weights, scratch, buffers")
     plan: Literal["", "built", "cached"] = Field(
         default="", description="whether this deploy built its engine or the device had it; empty where none is built"
     )

@@ -17,10 +17,10 @@ from edge_sft import policy as policies
 from edge_sft.bundle.manifest import POLICY, Manifest
 from edge_sft.bundle.reading import open_verified
 from edge_sft.deploy import bench as benches
-from edge_sft.deploy import bench_bare, bench_turns, golden
+from edge_sft.deploy import bench_bare, bench_turns
 from edge_sft.deploy.bench import chosen_variants
 from edge_sft.deploy.bench_energy import Ina, Rapl, meters
-from edge_sft.deploy.bench_paths import PictureSubject, RowStream, inputs_of, open_subject
+from edge_sft.deploy.bench_paths import PictureWays, RowStream, inputs_of, open_subject
 from edge_sft.deploy.bench_result import BenchReport
 from edge_sft.deploy.bench_run import BenchRequest
 from edge_sft.deploy.bench_turns import Job
@@ -28,6 +28,7 @@ from edge_sft.engines.protocol import open_engine
 from edge_sft.errors import BundleRefused, DataError, DeviceError, UserError
 from edge_sft.prediction import Encoded
 from edge_sft.preprocess import Channel, Windowing
+from edge_sft.slots import golden
 
 
 class Extracted:
@@ -91,11 +92,11 @@ def test_a_picture_of_the_line_is_decoded_as_it_is(extract: Extract, tmp_path: P
     cv2.imwrite(str(file), small.pictures(1, 40)[0])
     bundle = extract()
     subject = open_subject(bundle.folder, "fp32", small.profile(), bundle.policy, bundle.manifest, bundle.samples, file)
-    assert isinstance(subject, PictureSubject)
-    data = subject._data
+    assert isinstance(subject.ways, PictureWays)
+    data = subject.ways._data
     assert data["jpeg"] == Encoded(file.read_bytes())
     assert np.array_equal(data["frame"], small.pictures(1, 40)[0][..., ::-1])  # type: ignore[arg-type]
-    subject.end_to_end("jpeg", 2)()
+    subject.ways.end_to_end("jpeg", 2)()
     with pytest.raises(UserError, match="is no picture"):
         open_subject(
             bundle.folder, "fp32", small.profile(), bundle.policy, bundle.manifest, bundle.samples, Path(__file__)
@@ -116,9 +117,9 @@ def test_the_bare_session_has_the_engine_s_options(extract: Extract, small: Modu
 def test_an_engine_without_a_bare_loop_says_so(extract: Extract, small: ModuleType) -> None:
     bundle = extract()
     with open_engine(bundle.folder / "fp32.onnx", small.profile()) as engine:
-        info = engine.info.__class__(**{**vars(engine.info), "engine": "abacus"})
-    with pytest.raises(DeviceError, match="has no bare loop"):
-        bench_bare.open_bare(bundle.folder / "fp32.onnx", info)
+        engine._info = engine.info.__class__(**{**vars(engine.info), "engine": "abacus"})  # type: ignore[attr-defined]
+        with pytest.raises(DeviceError, match="has no bare loop"):
+            bench_bare.open_bare(bundle.folder / "fp32.onnx", engine)
 
 
 def test_a_variant_that_does_not_load_does_not_end_the_others(extract: Extract) -> None:

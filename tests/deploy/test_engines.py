@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,101 +16,18 @@ import pytest
 
 from edge_sft import Predictor
 from edge_sft.deploy import proving
-from edge_sft.deploy.local import deploy
-from edge_sft.errors import BundleRefused, DeviceError
-from edge_sft.profile import Budgets, Building, DeviceProfile
+from edge_sft.errors import DeviceError
+from edge_sft.profile import Budgets, Building
 from edge_sft.slots import proof as proofs
 from edge_sft.slots.store import SlotStore
 
-MEASURE = proving.measure
-BUDGETS = Budgets(latency_p95_ms=5000, memory_mb=4000)  # of other tests
-
-
-class Watch:
-    """A Progress that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def start(self, title: str, total: int) -> None:
-        self.lines.append(title)
-
-    def advance(self, units: int = 1, note: str = "") -> None:
-        self.lines.append(note)
-
-
-class Jetson:
-    """A device whose NVIDIA parts are pretended, for this process and for those it starts."""
-
-    def __init__(self, small: ModuleType, folder: Path) -> None:
-        self.small, self.root, self.out = small, folder / "root", folder / "out"
-        self.signer = small.Signer.make(folder / "keys")
-        self.watch = Watch()
-
-    def profile(self, **changes: Any) -> DeviceProfile:
-        given = {"engine": "tensorrt", "variants": ("fp16", "fp32"), "budgets": BUDGETS, **changes}
-        return self.small.profile(**given)  # type: ignore[no-any-return]
-
-    def bundle(self, seed: int = 0) -> Path:
-        """Hold an `fp16` whose graph has a weight named "square", and an fp32 that has not."""
-        graphs = {"fp16": self.small.graph(seed=seed, work=1), "fp32": self.small.graph(seed=seed)}
-        return Path(self.small.plan(seed, graphs=graphs, version=f"1.0.{seed}").write(self.out, self.signer))
-
-    def deploy(self, bundle: Path, **changes: Any) -> proofs.Proof:
-        given = {"profile": self.profile(), "trusted_keys": [self.signer.public], "progress": self.watch, **changes}
-        return deploy(bundle, self.root, **given)
-
-    def serves(self) -> str:
-        """Let a model serve that needs no engine; returns its digest."""
-        return self.deploy(self.bundle(), profile=self.small.profile(variants=("fp32",))).digest
-
-    def refuses(self, bundle: Path, **changes: Any) -> str:
-        """Deploy what must be refused; what served before still does. Returns why, in one line."""
-        before = SlotStore(self.root).current()
-        with pytest.raises(BundleRefused) as caught:
-            self.deploy(bundle, **changes)
-        assert SlotStore(self.root).current() == before
-        text = str(caught.value)
-        assert "\n" not in text
-        return text
-
-    def engines(self, kind: str = "plan") -> list[Path]:
-        return sorted((self.root / "engines").glob(f"*.{kind}"))
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pretended = sys.modules["edge_sft_tests_pretended"]
-    return Path(pretended.compiled(tmp_path_factory.mktemp("driver")))
-
-
-@pytest.fixture
-def jetson(tmp_path: Path, small: ModuleType, driver: Path, monkeypatch: pytest.MonkeyPatch) -> Jetson:
-    from edge_sft.engines.nvidia import cuda
-
-    pretended = sys.modules["edge_sft_tests_pretended"]
-    for name, value in pretended.environment(driver).items():
-        monkeypatch.setenv(name, value)
-    module, library = pretended.loaded(driver)
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    monkeypatch.setattr(cuda, "_load", lambda: ctypes.CDLL(library._name))
-    monkeypatch.setattr(proving, "measure", passed)
-    return Jetson(small, tmp_path)
-
-
-def passed(request: Any, *, timeout_s: float) -> proving.Measurements:
-    """Pass every variant unmeasured: what is built, and what not, is the matter here."""
-    items = [
-        proving.Measured(variant=name, golden_difference=0.0, golden_tolerance=1.0, p50_ms=1, p95_ms=2, runs=30)
-        for name in request.variants
-    ]
-    return proving.Measurements(items, proving.EngineInfo("tensorrt", "TensorRT", "10.3.0", 1))
+Jetson = Any
 
 
 def test_engines_are_built_proved_and_kept_and_the_proof_says_it(
     jetson: Jetson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proving, "measure", MEASURE)
+    monkeypatch.setattr(proving, "measure", jetson.measure)
     proof = jetson.deploy(jetson.bundle())
     assert (proof.engine, proof.provider, proof.threads) == ("tensorrt", "TensorRT", 1)
     assert (proof.gpu, proof.compute_capability) == ("Pretended GPU", "8.7")
@@ -121,6 +37,7 @@ def test_engines_are_built_proved_and_kept_and_the_proof_says_it(
         ("fp32", True, "built"),
     ]
     assert all(item.build_s is not None and item.golden_difference is not None for item in proof.variants)
+    assert all(item.gpu_memory_mb is not None and 0 < item.gpu_memory_mb < 1 for item in proof.variants)
     assert proof.notes == tuple(f"{each}: no engine of this model was built here yet" for each in ("fp16", "fp32"))
     assert "Building the engine of fp16 for this machine" in jetson.watch.lines
     assert proofs.load(SlotStore(jetson.root).current().path) == proof  # type: ignore[union-attr]
@@ -160,7 +77,37 @@ def test_after_a_new_driver_the_slot_opens_with_an_engine_built_anew_and_says_so
     with Predictor.from_device(jetson.root) as predictor:
         assert predictor.engine.plan == "built"
         assert "was built for GPU Pretended GPU, this is Exchanged GPU" in predictor.engine.notes[0]
+        assert predictor.engine.notes[0].endswith("fp16's engine was built anew and answers all 8 golden samples right")
     assert "building it now" in caplog.text
+
+
+def test_an_engine_built_anew_that_is_wrong_from_the_second_golden_sample_on_is_not_used(
+    jetson: Jetson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jetson.deploy(jetson.bundle())
+    monkeypatch.setenv("FAKE_CUDA_NAME", "Exchanged GPU")
+    monkeypatch.setenv("FAKE_TRT", "wrong:square")
+    for how in ("was built anew and is not used", "is not used"):  # the second time it comes from the cache
+        with pytest.raises(DeviceError, match=how) as caught:
+            Predictor.from_device(jetson.root)
+        assert "golden outputs differ by 0.25 on this machine, 0.001 is allowed" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("how", "words"), [("wrong", "golden outputs differ by 0.25"), ("memory", "out of memory")])
+def test_where_the_profile_says_so_the_next_proved_variant_serves_and_says_why(
+    jetson: Jetson, monkeypatch: pytest.MonkeyPatch, how: str, words: str
+) -> None:
+    jetson.deploy(jetson.bundle(), profile=jetson.profile(fall_back=True))
+    monkeypatch.setenv("FAKE_CUDA_NAME", "Exchanged GPU")
+    monkeypatch.setenv("FAKE_TRT", f"{how}:square")
+    with Predictor.from_device(jetson.root) as predictor:
+        assert predictor.model.variant == "fp32"
+        assert "; fp16 passed over (" in predictor.engine.notes[-1]
+        assert words in predictor.engine.notes[-1]
+        assert predictor.engine.notes[-1].endswith(
+            "fp32's engine was built anew and answers all 8 golden samples right"
+        )
 
 
 def test_the_agent_tells_that_an_engine_was_built_anew(jetson: Jetson, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,3 +231,33 @@ def test_a_proof_of_before_engines_were_built_still_loads(tmp_path: Path, window
     (tmp_path / "proof.json").write_text(json.dumps(old))
     proof = proofs.load(tmp_path)
     assert (proof.gpu, proof.notes, proof.variants[0].plan) == ("", (), "")
+
+
+def test_the_table_says_how_each_engine_came_and_what_it_takes_of_the_gpu(
+    jetson: Jetson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_sft.cli.console import console
+    from edge_sft.cli.deploy import _print_proof
+
+    monkeypatch.setattr(console, "_width", 200)
+    monkeypatch.setattr(proving, "measure", jetson.measure)
+    monkeypatch.setenv("FAKE_TRT", "memory:square")
+    proof = jetson.deploy(jetson.bundle(), profile=jetson.profile(fall_back=True))
+    again = jetson.deploy(jetson.bundle(seed=1), profile=jetson.profile(variants=("fp32",)))
+    cached = jetson.deploy(jetson.bundle(seed=1), profile=jetson.profile(variants=("fp32",), title="Another"))
+    with console.capture() as shown:
+        for one in (proof, again, cached):
+            _print_proof(one)
+    text = shown.get()
+    assert "GPU MB" in text
+    assert "built in " in text
+    assert "from cache" in text
+    assert "out of memory" in text
+
+
+def test_a_gpu_with_too_little_memory_for_the_budget_is_said(jetson: Jetson) -> None:
+    from edge_sft.deploy.judging import judge
+
+    item = proving.Measured(variant="fp32", golden_difference=0, p50_ms=1, p95_ms=1, memory_mb=5, gpu_memory_mb=900)
+    [found] = judge([item], Budgets(latency_p95_ms=9, memory_mb=800), None)
+    assert found.reason == "needs 900 MB of the GPU's memory, the profile allows 800 MB"

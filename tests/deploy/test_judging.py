@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_sft.deploy.golden import Golden, compare, load
 from edge_sft.deploy.judging import Measured, choose, judge
 from edge_sft.errors import BundleRefused
 from edge_sft.policy import Policy
 from edge_sft.profile import Budgets
+from edge_sft.slots.golden import Golden, compare, load
 
 BUDGETS = Budgets(latency_p95_ms=50, memory_mb=100)
 

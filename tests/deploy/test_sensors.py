@@ -14,11 +14,11 @@ import pytest
 from edge_sft.bundle.manifest import Draft, VariantEntry
 from edge_sft.bundle.writing import write_bundle
 from edge_sft.deploy import candidates
-from edge_sft.deploy.golden import Golden, compare, load
 from edge_sft.deploy.local import deploy
 from edge_sft.errors import BundleRefused
 from edge_sft.policy import AnomalyPolicy, AnyPolicy, RegressionPolicy
 from edge_sft.preprocess import Channel, Windowing
+from edge_sft.slots.golden import Golden, compare, load
 from edge_sft.slots.proof import Proof
 from edge_sft.task import Task, window_anomaly, window_regression
 

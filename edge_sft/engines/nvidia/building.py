@@ -69,7 +69,7 @@ def build(
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
     if targets:
         _aim(library, cast("api.RtxIBuilderConfig", config), targets, source)
-    config.add_optimization_profile(_shapes(builder, network, settings.batch_max, source))
+    config.add_optimization_profile(_shapes(builder, network, settings.batch_max or 1, source))
     times = not hasattr(library, "IRuntimeCache")  # TensorRT-RTX tries no kernels while it builds
     if times:
         _use_timing(config, timing)

@@ -1,6 +1,6 @@
 """The GPU through its driver's own library: memory, streams, recorded launches, and what the GPU is.
 
-Ten functions of `libcuda.so.1`, which comes with every NVIDIA driver and on every Jetson and whose interface is
+Some functions of `libcuda.so.1`, which comes with every NVIDIA driver and on every Jetson and whose interface is
 frozen; so no CUDA toolkit, no wheel and no choice between CUDA 11, 12 and 13 is needed (docs/adr/0008).
 """
 
@@ -29,6 +29,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "cuDeviceGetName": (c_char_p, c_int, c_int),
     "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cuDeviceTotalMem_v2": (POINTER(c_size_t), c_int),
+    "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
     "cuDevicePrimaryCtxRetain": (_POINTER, c_int),
     "cuCtxSetCurrent": (c_void_p,),
     "cuMemAlloc_v2": (POINTER(_ADDRESS), c_size_t),
@@ -156,6 +157,13 @@ class Driver:
         if self._context is None:  # the primary one: what TensorRT's own calls use
             self._context = self._handle("cuDevicePrimaryCtxRetain", self._device)
         self._call("cuCtxSetCurrent", self._context)
+
+    def used_mb(self) -> float:
+        """Return the GPU's memory in use by everybody, MiB; where it shares the processor's, that of all programs."""
+        free, total = c_size_t(), c_size_t()
+        self.enter()  # it is asked of a context
+        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return (total.value - free.value) / (1 << 20)
 
     def allocate(self, size: int) -> int:
         address = _ADDRESS()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -117,7 +117,9 @@ def open_nvidia(
     notes = [found.why] if found.why else []
     if found.content is not None:
         try:
-            return opening.run(found.content, plan="cached")
+            return _checked(opening.run(found.content, plan="cached"), place)
+        except EngineNotBuilt:
+            raise  # it runs and answers wrongly: the same library would build the same again
         except DeviceError as error:
             notes.append(f"the cached engine does not load: {error.fact}")
     if notes:
@@ -125,7 +127,7 @@ def open_nvidia(
     built = _not_built(model, lambda: _build(opening))
     notes += _keep(opening, built)  # before it is loaded: what took minutes must not be lost to a full GPU
     seconds = round(built.seconds, 3)
-    return _not_built(model, lambda: opening.run(built.plan, plan="built", build_s=seconds, notes=tuple(notes)))
+    return _not_built(model, lambda: _checked(opening.run(built.plan, plan="built", build_s=seconds), place, notes))
 
 
 def build_ahead(model: Path, profile: DeviceProfile, place: Workplace | None = None) -> Built:
@@ -147,6 +149,22 @@ def build_ahead(model: Path, profile: DeviceProfile, place: Workplace | None = N
     targets = profile.accelerator.compute_capabilities
     tell = (place or Workplace()).tell
     return build(library, model.read_bytes(), profile.building, source=str(model), targets=targets, tell=tell)
+
+
+def _checked(engine: NvidiaEngine, place: Workplace, notes: Sequence[str] = ()) -> NvidiaEngine:
+    """Hand on an engine that may be used, with all that is to be said of it in one line.
+
+    Raises:
+        EngineNotBuilt: It may not be used; it is closed then.
+    """
+    try:
+        said = [*notes, place.check(engine)]
+    except BaseException:
+        engine.close()
+        raise
+    if any(said):
+        engine.note("; ".join(filter(None, said)))
+    return engine
 
 
 def _build(opening: _Opening) -> Built:

@@ -78,7 +78,7 @@ class NvidiaEngine:
         keep: Callable[[bytes], None] = lambda compiled: None,
     ) -> None:
         self._library, self._cuda, self._source, self._info = library, cuda, source, info
-        self._batch_max = settings.batch_max
+        self._batch_max = settings.batch_max or 1
         self._own_graphs = settings.cuda_graphs and not hasattr(library, "IRuntimeCache")
         self._launch = self._batch = self._stream = 0
         self._inputs: dict[str, _Tensor] = {}
@@ -111,9 +111,7 @@ class NvidiaEngine:
             BugError: Names, dtype or shape do not fit the graph, or the engine is closed.
             DeviceError: The library or the GPU failed.
         """
-        if self._context is None:
-            raise BugError(self._source, "was closed and asked to infer", "Please report it.")
-        checking.check(inputs, self._specs, self._source)
+        checking.check(inputs, self._specs, self._source, closed=self._context is None)
         batches = {len(inputs[name]) for name, each in self._inputs.items() if each.axes[:1] == (None,)}
         if len(batches) > 1:
             raise BugError(self._source, f"was given batches of different sizes {sorted(batches)}", "Please report it.")
@@ -133,6 +131,11 @@ class NvidiaEngine:
             name: np.concatenate([part[name] for part in parts]) if each.axes[:1] == (None,) else parts[0][name]
             for name, each in self._outputs.items()
         }
+
+    @property
+    def loaded(self) -> tuple[api.ICudaEngine, Cuda]:
+        """The library's engine and the GPU that it is on, for who calls them himself; theirs while this is open."""
+        return self._engine, self._cuda
 
     def close(self) -> None:
         """Free the GPU's memory; closing twice is harmless."""

@@ -1,6 +1,7 @@
 /* A driver without a GPU: "device" memory is the host's, streams run at once, a recording is a list of copies and
  * launches. For tests of what is around NVIDIA's libraries; it proves nothing about NVIDIA's. */
 #include <stddef.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,7 @@ static Step steps[256];
 static int count = 0, recording = 0;
 void (*fake_launch)(void *) = 0;      /* set by the fake tensorrt: runs a context */
 int fake_fail_capture = 0, fake_alive = 0;
+static size_t used = 0;
 size_t fake_room = 1UL << 40;
 
 static int queued(int kind, void *a, void *b, size_t n) {
@@ -31,8 +33,9 @@ int cuDevicePrimaryCtxRetain(void **c, int d) { *c = &steps; return 0; }
 int cuCtxSetCurrent(void *c) { return c == &steps ? 0 : 201; }
 int cuMemAlloc_v2(unsigned long long *p, size_t n) {
   if (n > fake_room) return 2;
-  *p = (unsigned long long)malloc(n ? n : 1); fake_alive++; return 0; }
-int cuMemFree_v2(unsigned long long p) { free((void *)p); fake_alive--; return 0; }
+  *p = (unsigned long long)malloc(n ? n : 1); fake_alive++; used += malloc_usable_size((void *)*p); return 0; }
+int cuMemFree_v2(unsigned long long p) { used -= malloc_usable_size((void *)p); free((void *)p); fake_alive--; return 0; }
+int cuMemGetInfo_v2(size_t *f, size_t *t) { *t = 8UL << 30; *f = *t - used; return 0; }
 int cuMemHostAlloc(void **p, size_t n, unsigned f) { *p = malloc(n ? n : 1); fake_alive++; return 0; }
 int cuMemFreeHost(void *p) { free(p); fake_alive--; return 0; }
 int cuMemcpyHtoDAsync_v2(unsigned long long d, void *s, size_t n, void *q) { return queued(0, (void *)d, s, n); }

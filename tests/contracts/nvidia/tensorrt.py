@@ -17,6 +17,7 @@ _CUDA.fake_execute.argtypes = [ctypes.c_void_p]
 _LAUNCH = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _contexts: dict[int, Any] = {}
 PLAN = b"a plan of " + __version__.encode() + b"\n"
+WRONG = b"whose kernels are wrong from the second picture on\n"
 deserialized: list[bytes] = []  # all that came near "machine code"
 
 
@@ -204,7 +205,7 @@ class Builder:
         if how == "memory":
             self.logger.log(ILogger.Severity.ERROR, "[defaultAllocator.cpp] Error Code 1: Cuda Runtime (out of memory)")
             return None
-        return Memory(PLAN + network.content)
+        return Memory(PLAN + (WRONG if how == "wrong" else b"") + network.content)
 
 
 class Runtime:
@@ -216,12 +217,14 @@ class Runtime:
         if not serialized_engine.startswith(PLAN):
             self.logger.log(ILogger.Severity.ERROR, "Serialization assertion plan->header.magicTag failed")
             return None
-        return Engine(serialized_engine[len(PLAN) :])
+        content = serialized_engine[len(PLAN) :]
+        return Engine(content.removeprefix(WRONG), wrong=content.startswith(WRONG))
 
 
 class Engine:
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, *, wrong: bool) -> None:
         self.session = _session(content)
+        self.wrong, self.runs = wrong, 0
         self.inputs = {item.name: Tensor(item) for item in self.session.get_inputs()}
         self.tensors = self.inputs | {item.name: Tensor(item) for item in self.session.get_outputs()}
 
@@ -272,7 +275,8 @@ class Context:
         inputs = {name: self._at(name, self.shapes[name]) for name in self.engine.inputs}
         names = [item.name for item in self.engine.session.get_outputs()]
         for name, values in zip(names, self.engine.session.run(names, inputs), strict=True):
-            self._at(name, values.shape)[...] = values
+            self._at(name, values.shape)[...] = values + 0.25 * (self.engine.wrong and self.engine.runs > 0)
+        self.engine.runs += 1
 
     def _at(self, name: str, shape: Any) -> np.ndarray:
         dtype = {"UINT8": np.uint8, "FLOAT": np.float32, "INT32": np.int32}[self.engine.tensors[name].kind]

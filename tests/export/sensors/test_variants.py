@@ -91,8 +91,8 @@ def test_int8_leaves_masks_and_averages_alone(exported: dict[str, ExportResult])
 
 
 def test_golden_samples_are_whole_and_are_what_each_variant_says(exported: dict[str, ExportResult]) -> None:
-    from edge_sft.deploy.golden import load
     from edge_sft.export import running
+    from edge_sft.slots.golden import load
 
     golden = load(exported["anomaly"].golden.parent)
     assert golden.count <= 16

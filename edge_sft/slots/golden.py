@@ -59,6 +59,29 @@ class Comparison:
     difference: float
     decisions_changed: int
 
+    def wrong(self, tolerance: float) -> str:
+        """Say what is wrong with the answers; empty when they are right."""
+        finite = bool(np.isfinite(self.difference))
+        return wrong(self.difference if finite else None, tolerance, self.decisions_changed, self.samples)
+
+
+def wrong(difference: float | None, tolerance: float | None, decisions_changed: int | None, samples: int) -> str:
+    """Say what is wrong with answers to golden samples; empty when they are right.
+
+    Args:
+        difference: As in `Comparison`; None where an output was NaN or infinite.
+        tolerance: What is allowed; None = anything.
+        decisions_changed: As in `Comparison`; None = not asked.
+        samples: As in `Comparison`.
+    """
+    if difference is None:
+        return "gives NaN or infinite outputs on a golden sample"
+    if tolerance is not None and difference > tolerance:
+        return f"golden outputs differ by {difference:.2g} on this machine, {tolerance:.2g} is allowed"
+    if decisions_changed:
+        return f"decides {decisions_changed} of {samples} golden samples differently on this machine"
+    return ""
+
 
 def load(folder: Path) -> Golden:
     """Read golden.npz of an extracted bundle. Raises BundleRefused when it is damaged or holds nothing usable."""
@@ -86,8 +109,17 @@ def load(folder: Path) -> Golden:
     return Golden(inputs, outputs, local)
 
 
-def compare(golden: Golden, variant: str, infer: Callable[[Arrays], Arrays], policy: AnyPolicy) -> Comparison:
+def compare(
+    golden: Golden, variant: str, infer: Callable[[Arrays], Arrays], policy: AnyPolicy, *, together: bool = False
+) -> Comparison:
     """Ask a variant every golden sample, one at a time as on the line.
+
+    Args:
+        golden: The samples.
+        variant: Whose outputs are expected.
+        infer: Runs it.
+        policy: The active one.
+        together: Ask all samples once more in one batch, as windows of many machines are decided.
 
     Raises:
         BundleRefused: There are no golden outputs of this variant, or of another shape.
@@ -108,6 +140,10 @@ def compare(golden: Golden, variant: str, infer: Callable[[Arrays], Arrays], pol
         if not np.isfinite(worst):
             return Comparison(index + 1, float("nan"), changed)
         changed += difference > _ROUNDING and _decision(got, policy) != _decision(want, policy)
+    if together and golden.count > 1:
+        got = infer(golden.inputs | golden.local)
+        worst = max(worst, *(_difference(got[name], want) / scales[name] for name, want in expected.items()))
+        worst = worst if all(np.isfinite(array).all() for array in got.values()) else float("nan")
     return Comparison(golden.count, worst, changed)
 
 
