@@ -39,7 +39,8 @@ class PrivacySection(BaseModel):
         belongs = {"none": {"kind"}, "dp": {"kind", "clip", "noise", "at", "delta"}, "secagg": {"kind", "range"}}
         strange = sorted(self.model_fields_set - belongs[self.kind])
         if strange:
-            raise ValueError(f'{", ".join(strange)} mean nothing with kind = "{self.kind}"; remove them')
+            many = "mean" if len(strange) > 1 else "means"
+            raise ValueError(f'{", ".join(strange)} {many} nothing with kind = "{self.kind}"; remove it')
         missing = [name for name in ("clip", "noise") if self.kind == "dp" and getattr(self, name) is None]
         if missing:
             raise ValueError(
@@ -70,8 +71,8 @@ def _dp(strategy: str, compression: str, quorum: int, weighted: bool) -> list[st
     found = []
     if strategy not in AVERAGES:
         found.append(
-            f'strategy = "{strategy}" with differential privacy: the noise is made for a plain mean, and one site can '
-            'move this strategy\'s step by more; take strategy = "fedavg"'
+            f'strategy = "{strategy}" with differential privacy: the noise is reckoned for the plain mean of equal '
+            'sites, which this is not; take strategy = "fedavg"'
         )
     if compression != "none":
         found.append(
