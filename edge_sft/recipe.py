@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edge_sft import strict_toml
+from edge_sft.federated_section import FederatedSection
 from edge_sft.preprocess import IgnoreBox, Preprocess
 from edge_sft.profile import VariantName
 
@@ -170,6 +171,7 @@ class Recipe(_Section):
     train: TrainSection = TrainSection()
     policy: PolicySection = PolicySection()
     export: ExportSection = ExportSection()
+    federated: FederatedSection | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_sft import strict_toml
+from edge_sft.federated_section import FederatedSection
 from edge_sft.policy import AlarmRule, CommissioningRule
 from edge_sft.preprocess import Channel, OrderTracking, Windowing
 from edge_sft.profile import VariantName
@@ -239,6 +240,7 @@ class SensorRecipe(_Section):
     train: SensorTrain = SensorTrain()
     policy: SensorPolicySection = SensorPolicySection()
     export: SensorExport = SensorExport()
+    federated: FederatedSection | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> SensorRecipe:

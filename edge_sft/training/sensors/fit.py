@@ -70,7 +70,7 @@ def training_key(recipe: SensorRecipe, dataset: SensorDataset) -> str:
         }
     )
     base = "" if recipe.model.base is None else files.read_meta(Path(recipe.model.base)).weights_sha256
-    parts = (plain.model_dump_json(exclude={"export"}), dataset.fingerprint, base)
+    parts = (plain.model_dump_json(exclude={"export", "federated"}), dataset.fingerprint, base)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

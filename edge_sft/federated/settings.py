@@ -1,0 +1,37 @@
+"""What a recipe's text says about federation, whichever kind of recipe it is."""
+
+from __future__ import annotations
+
+import sys
+from hashlib import sha256
+
+from edge_sft import strict_toml
+from edge_sft.federated_section import FederatedSection
+from edge_sft.recipe import Recipe
+from edge_sft.sensor_recipe import SensorRecipe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_recipe(text: str, source: str = "the recipe") -> Recipe | SensorRecipe:
+    """Parse either kind of recipe; paths stay as written. Raises UserError with every problem at once."""
+    try:
+        windows = tomllib.loads(text).get("modality") == "window"
+    except tomllib.TOMLDecodeError:
+        windows = False  # the reader below says what is wrong with it
+    if windows:
+        return strict_toml.loads(text, SensorRecipe, source=source)
+    return strict_toml.loads(text, Recipe, source=source)
+
+
+def section_of(text: str, source: str = "the recipe") -> FederatedSection:
+    """Return the recipe's ``[federated]``, or the defaults where it has none. Raises UserError."""
+    return read_recipe(text, source).federated or FederatedSection()
+
+
+def recipe_digest(text: str) -> str:
+    """Return the SHA-256 (hex) of a recipe's text."""
+    return sha256(text.encode()).hexdigest()
