@@ -171,22 +171,6 @@ def architecture(machine: str) -> str:
     return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
-def for_machine(machine: str) -> DeviceProfile:
-    """Return the shipped CPU profile that asks least of a processor (`platform.machine()`).
-
-    Raises:
-        UserError: None is shipped for it.
-    """
-    wanted = architecture(machine)
-    for name in shipped():
-        profile = load(name)
-        if profile.architecture == wanted and profile.provider == "cpu" and profile.match == Hardware():
-            return profile
-    raise UserError(
-        f"processor '{machine}'", "has no shipped profile", f"Choose one with --profile: {', '.join(shipped())}."
-    )
-
-
 def check_runs_on(profile: DeviceProfile, machine: str) -> None:
     """Refuse a profile made for another processor. Raises UserError."""
     if profile.architecture not in ("any", architecture(machine)):

@@ -15,6 +15,7 @@ from edge_sft.errors import UserError
 
 if TYPE_CHECKING:
     from edge_sft.deploy.remote.link import Link
+    from edge_sft.profile import DeviceProfile
     from edge_sft.slots.proof import Proof
 
 
@@ -62,7 +63,10 @@ def deploy(
     )
     stated = "" if profile == "auto" else profiles.load(profile).install.python
     with open_link(replace(target, prefer=(stated,) if stated else ())) as link, progress() as bar:
-        done = deploying.deploy(link, order, collect=lambda facts: _collect(facts, profile), watch=bar, tell=_plainly)
+        wants = _wanted(link, profile)
+        done = deploying.deploy(
+            link, order, wants, collect=lambda facts: _collect(facts, wants), watch=bar, tell=_plainly
+        )
     return Deployed(_proof(done.proof), done.changed)
 
 
@@ -134,13 +138,31 @@ def open_link(target: Target) -> Link:
     return link
 
 
-def _collect(facts: dict[str, Any], profile: str) -> Path:
-    """Make a wheelhouse for a device's own Python and glibc, once."""
-    from edge_sft import profile as profiles
-    from edge_sft.cli.paths import wheelhouses_directory
-    from edge_sft.deploy import collecting, own_wheel
+def _wanted(link: Link, profile: str) -> DeviceProfile:
+    """Return a profile by name or file; ``auto`` is the one that fits what the device says of itself.
 
-    chosen = profiles.for_machine(str(facts["machine"])) if profile == "auto" else profiles.load(profile)
+    Raises:
+        UserError: It is not known, or none fits.
+    """
+    from edge_sft import profile as profiles
+    from edge_sft.machine import telling
+
+    if profile != "auto":
+        return profiles.load(profile)
+    link.doing = "the first contact"
+    facts = telling.facts_of(str(link.facts["machine"]), link.call("hardware"))
+    chosen = telling.expected(facts, [profiles.load(name) for name in profiles.shipped()]).profile
+    _plainly(f"{facts.title}: profile {chosen.name}")
+    return chosen
+
+
+def _collect(facts: dict[str, Any], chosen: DeviceProfile) -> Path:
+    """Make a wheelhouse for a device's own Python and glibc, once."""
+    from edge_sft.cli.paths import wheelhouses_directory
+    from edge_sft.deploy import collecting, own_wheel, wheelhouse
+
+    if chosen.install.tensorrt == "pip":  # two gigabytes of NVIDIA's, and only its user knows for which CUDA
+        raise wheelhouse.lacking(chosen, facts)
     python = ".".join(str(facts["python"]).split(".")[:2])
     minor = str(facts.get("libc", "")).rpartition("glibc 2.")[2].split(".")[0]
     target = collecting.target_of(chosen, python=python, glibc_minor=int(minor) if minor.isdigit() else None)

@@ -23,6 +23,9 @@ def wheelhouse(
     extra: Annotated[
         list[str] | None, typer.Option("--extra", help="Extras of edge-sft; repeatable (default: the profile's).")
     ] = None,
+    package: Annotated[
+        list[str] | None, typer.Option(help="A package beside edge-sft, such as tensorrt-cu13; repeatable.")
+    ] = None,
 ) -> None:
     """Collect all wheels that a device needs, with their SHA-256. pip's own configuration says where from."""
     from edge_sft.cli.deploy import profile_named
@@ -44,6 +47,7 @@ def wheelhouse(
             profile=chosen.name,
             extras=extras,
             system_packages=collecting.sees_system(chosen),
+            packages=package or (),
             watch=bar,
         )
         if packed:

@@ -98,6 +98,7 @@ def collect(
     profile: str,
     extras: Sequence[str],
     system_packages: bool = False,
+    packages: Sequence[str] = (),
     watch: Progress | None = None,
     pip_arguments: Sequence[str] = (),
 ) -> Wheelhouse:
@@ -109,6 +110,7 @@ def collect(
         profile: Name of the device profile, for the record.
         extras: Extras of edge-sft.
         system_packages: Whether the environment shall see the system's own packages.
+        packages: Further ones beside edge-sft, as pip takes them.
         watch: Watched by people.
         pip_arguments: For pip, for example ``--index-url``; pip's own configuration counts as well.
 
@@ -127,7 +129,7 @@ def collect(
         watch.start("Making edge-sft's own wheel", 1)
         own = own_wheel.make(own_place)
         watch.advance()
-        _download(own, folder, target, extras, watch, pip_arguments)
+        _download(own, folder, target, extras, packages, watch, pip_arguments)
         house = Wheelhouse(
             version=edge_sft.__version__,
             made_of=own_wheel.made_of(),
@@ -147,7 +149,13 @@ def collect(
 
 
 def _download(
-    own: Path, folder: Path, target: Target, extras: Sequence[str], watch: Progress, pip_arguments: Sequence[str]
+    own: Path,
+    folder: Path,
+    target: Target,
+    extras: Sequence[str],
+    packages: Sequence[str],
+    watch: Progress,
+    pip_arguments: Sequence[str],
 ) -> None:
     """Download until nothing that the target needs is missing."""
     asked = f"edge-sft[{','.join(extras)}] @ {own.resolve().as_uri()}"
@@ -158,14 +166,14 @@ def _download(
         folder.mkdir()
         watch.start(f"Collecting wheels for Python {target.python} on {target.machine} (pip)", 1)
         try:
-            _pip([asked, *wanted.values()], folder, target, ["--find-links", str(built), *pip_arguments])
+            _pip([asked, *packages, *wanted.values()], folder, target, ["--find-links", str(built), *pip_arguments])
         except _NoWheel as error:
             if not _build_pure(error.what, built, pip_arguments):
                 raise
             continue
         shutil.copyfile(own, folder / own.name)
         watch.advance()
-        missing = _missing(folder.glob("*.whl"), target, extras)
+        missing = _missing(folder.glob("*.whl"), target, extras, packages)
         if not missing:
             return
         wanted |= missing
@@ -211,13 +219,15 @@ def _pip(asked: Sequence[str], folder: Path, target: Target, pip_arguments: Sequ
     raise NetworkError(error.thing, error.fact, error.remedy)
 
 
-def _missing(wheels: Iterable[Path], target: Target, extras: Sequence[str]) -> dict[str, str]:
+def _missing(
+    wheels: Iterable[Path], target: Target, extras: Sequence[str], packages: Sequence[str] = ()
+) -> dict[str, str]:
     """Return requirements that hold for the target and that no wheel satisfies, by name."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     needs = {canonicalize_name(path.name.split("-")[0]): _requirements(path) for path in wheels}
-    needed, open_ = set(), [Requirement(f"edge-sft[{','.join(extras)}]")]
+    needed, open_ = set(), [Requirement(f"edge-sft[{','.join(extras)}]"), *map(Requirement, packages)]
     missing: dict[str, str] = {}
     while open_:
         asked = open_.pop()

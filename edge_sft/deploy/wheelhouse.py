@@ -8,13 +8,15 @@ import re
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_sft.errors import DataError, UserError
+from edge_sft.machine.libraries import needed
+from edge_sft.profile import DeviceProfile
 
 MANIFEST: Final = "wheelhouse.json"
 REQUIREMENTS: Final = "requirements.txt"
@@ -75,6 +77,23 @@ class Wheelhouse(BaseModel):
         needed = [_glibc_of(entry.name) for entry in self.files]
         return max(needed)
 
+    @property
+    def brings(self) -> tuple[str, ...]:
+        """The libraries of engines, by `machine.libraries`' names, that are there once it is installed."""
+        starts = {
+            "onnxruntime-cuda": ("onnxruntime_gpu-",),
+            "tensorrt_rtx": ("tensorrt_rtx",),
+            "tensorrt": ("tensorrt-", "tensorrt_cu"),
+        }
+        names = [entry.name for entry in self.files]
+        found = {key for key, start in starts.items() if any(name.startswith(start) for name in names)}
+        return tuple(sorted(found | ({"tensorrt"} if self.system_packages else set())))
+
+    def check_serves(self, profile: DeviceProfile, facts: dict[str, Any]) -> None:
+        """Refuse wheels that lack the engine of the device's profile. Raises UserError."""
+        if not serves(self.brings, profile):
+            raise lacking(profile, facts)
+
     def check_fits(self, facts: dict[str, Any]) -> None:
         """Refuse a device that these wheels are not for. Raises UserError."""
         python = ".".join(str(facts["python"]).split(".")[:2])
@@ -88,6 +107,24 @@ class Wheelhouse(BaseModel):
         if why:
             remedy = f"Make another: edge-sft wheelhouse --profile {self.profile} --python {python}"
             raise UserError("the wheelhouse", why, remedy)
+
+
+def serves(brings: Sequence[str] | None, profile: DeviceProfile) -> bool:
+    """Tell whether what is installed has the engine of a profile; None is of a version that did not write it down."""
+    name = needed(profile)
+    return not name or brings is None or name in brings
+
+
+def lacking(profile: DeviceProfile, facts: dict[str, Any]) -> UserError:
+    """Return what refuses wheels without the engine of a device's profile, naming what makes those that have it."""
+    python = ".".join(str(facts["python"]).split(".")[:2])
+    package = " --package tensorrt-cu13" if profile.install.tensorrt == "pip" else ""
+    return UserError(
+        "the wheelhouse",
+        f"brings no {needed(profile)}, which the device's profile {profile.name} ({profile.title}) needs",
+        f"Make one that does: edge-sft wheelhouse --profile {profile.name} --python {python}{package}; to run on the "
+        "processor all the same, name its profile: edge-sft devices list",
+    )
 
 
 def load(folder: Path) -> Wheelhouse:

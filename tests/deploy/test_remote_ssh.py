@@ -102,6 +102,28 @@ def test_a_folder_of_somebody_else_and_a_read_only_disk(met: Any, bundles: list[
         refused(met.cli("deploy", bundles[0], "--to", met.to, "--root", root), words, "--root")
 
 
+def test_wheels_for_the_processor_are_refused_for_a_device_that_says_it_has_a_gpu(
+    met: Any, bundles: list[Path], tmp_path: Path
+) -> None:
+    """The device's nvidia-smi is a script that prints what a real one was seen to print; all else is real."""
+    smi, banner = met.home / "nvidia-smi", met.home / ".bashrc"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4070, 8.9, 12282, 580.65.06'\n")
+    smi.chmod(0o755)
+    banner.write_text(f"PATH={met.home}:$PATH\n")
+    wheel = tmp_path / "onnxruntime-1.0-py3-none-any.whl"
+    wheel.write_bytes(b"x")
+    entry = wheelhouse.WheelEntry(name=wheel.name, sha256=Parcel.of(wheel).sha256, size_bytes=1)
+    made = wheelhouse.Wheelhouse(
+        version="9.9", made_of="x", profile="x86-cpu", python="3.11", machine="x86_64", extras=("cpu",), files=(entry,)
+    )
+    (tmp_path / wheelhouse.MANIFEST).write_text(made.model_dump_json())
+    done = met.cli("deploy", bundles[0], "--to", met.to, "--wheelhouse", tmp_path, "--root", met.root)
+    smi.unlink()
+    banner.unlink()
+    refused(done, "brings no tensorrt_rtx, which the device's profile x86-rtx-ada", "edge-sft wheelhouse --profile")
+    assert "RTX 4070 (compute capability 8.9): profile x86-rtx-ada" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_first_contact_cuts_new_version_and_rollback(

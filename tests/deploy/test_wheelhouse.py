@@ -119,3 +119,31 @@ def test_the_own_wheel_from_installed_files_is_the_wheel_from_the_checkout(tmp_p
         names = [sorted(n for n in one.namelist() if not n.endswith(skip)) for one in (first, second)]
         assert names[0] == names[1]
         assert all(first.read(name) == second.read(name) for name in names[0])
+
+
+def test_wheels_without_the_engine_of_the_device_s_profile_are_refused_with_the_command_that_makes_them() -> None:
+    house = house_of("onnxruntime-1.2-cp310-cp310-manylinux_2_28_x86_64.whl")
+    told = {"python": "3.12.3"}
+    house.check_serves(load("x86-cpu"), told)
+    for name, engine, package in (
+        ("x86-rtx-ada", "tensorrt_rtx", ""),
+        ("x86-cuda", "onnxruntime-cuda", ""),
+        ("dc-l4", "tensorrt", " --package tensorrt-cu13"),
+        ("jetson-orin-nano-jp6", "tensorrt", ""),
+    ):
+        with pytest.raises(UserError) as caught:
+            house.check_serves(load(name), told)
+        assert f"brings no {engine}, which the device's profile {name}" in str(caught.value)
+        assert f"edge-sft wheelhouse --profile {name} --python 3.12{package};" in str(caught.value)
+    house_of("onnxruntime_gpu-1.2-cp310-cp310-manylinux_2_28_x86_64.whl").check_serves(load("x86-cuda"), told)
+    house_of("tensorrt_rtx_cu13-1-py3-none-any.whl").check_serves(load("x86-rtx-ada"), told)
+    house_of("tensorrt_cu13-1-py3-none-any.whl").check_serves(load("dc-l4"), told)
+    house_of("numpy-1-py3-none-any.whl", system_packages=True).check_serves(load("jetson-orin-nano-jp6"), told)
+
+
+def test_a_package_beside_edge_sft_must_be_there_too(tmp_path: Path) -> None:
+    wheel(tmp_path, "edge-sft")
+    target = collecting.Target("3.10", "x86_64", ())
+    assert collecting._missing(tmp_path.glob("*.whl"), target, ["cpu"], ["tensorrt-cu13"]) == {
+        "tensorrt-cu13": "tensorrt-cu13"
+    }

@@ -16,6 +16,7 @@ from edge_sft.deploy.remote.link import Event, Link, spoken
 from edge_sft.deploy.remote.sending import Parcel, send
 from edge_sft.deploy.wheelhouse import Wheelhouse
 from edge_sft.errors import DeviceError, NetworkError
+from edge_sft.profile import DeviceProfile
 from edge_sft.progress import Progress
 
 _RELEASED_S = 1_767_225_600  # 2026-01-01: a clock before this is wrong
@@ -53,8 +54,16 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def deploy(link: Link, order: Order, *, collect: Collect, watch: Progress, tell: Tell) -> Outcome:
+def deploy(link: Link, order: Order, wants: DeviceProfile, *, collect: Collect, watch: Progress, tell: Tell) -> Outcome:
     """Install edge-sft where it is not, bring the bundle, have the device prove it and switch.
+
+    Args:
+        link: To the device.
+        order: What is to be deployed.
+        wants: The device's profile, whose engine's library must be there.
+        collect: Makes a wheelhouse for it when one is needed.
+        watch: Watched by people.
+        tell: Told what else there is to say.
 
     Raises:
         EdgeSftError: What the device or the link refuses; the model that served there goes on serving.
@@ -64,7 +73,7 @@ def deploy(link: Link, order: Order, *, collect: Collect, watch: Progress, tell:
     link.doing = "the first contact"
     link.call("lock", _notes(tell), who=f"{getpass.getuser()}@{socket.gethostname()}")
     began = time.monotonic()
-    sent = install(link, order.wheelhouse, collect=collect, watch=watch, tell=tell)
+    sent = install(link, order.wheelhouse, wants, collect=collect, watch=watch, tell=tell)
     if order.trust is not None:
         _trust(link, order.trust, watch, tell)
     installed = time.monotonic()
@@ -82,18 +91,23 @@ def deploy(link: Link, order: Order, *, collect: Collect, watch: Progress, tell:
     return outcome
 
 
-def install(link: Link, given: Path | None, *, collect: Collect, watch: Progress, tell: Tell) -> int:
-    """Bring the device to this version of edge-sft; returns how many bytes were sent.
+def install(
+    link: Link, given: Path | None, wants: DeviceProfile, *, collect: Collect, watch: Progress, tell: Tell
+) -> int:
+    """Bring the device to this version of edge-sft, with what its profile needs; returns how many bytes were sent.
 
     Raises:
         EdgeSftError: The device lacks something, or refuses; what was installed before goes on.
     """
     there = link.facts.get("software")
     if given is None and there and (there["made_of"] == own_wheel.made_of() or _newer(there["version"])):
-        tell(f"edge-sft {there['version']} is installed there: nothing to do")
-        return 0
+        if wheelhouse.serves(there.get("brings"), wants):
+            tell(f"edge-sft {there['version']} is installed there: nothing to do")
+            return 0
+        tell(f"edge-sft {there['version']} is installed there without what profile {wants.name} needs")
     with wheelhouse.opened(given or collect(link.facts)) as folder:
         house = wheelhouse.load(folder)
+        house.check_serves(wants, link.facts)
         if there and there["id"] == house.id:
             tell(f"edge-sft {house.version} is installed there: nothing to do")
             return 0
@@ -115,6 +129,7 @@ def _install(link: Link, house: Wheelhouse, watch: Progress, tell: Tell) -> int:
         "made_of": house.made_of,
         "requirements": house.requirements,
         "system_packages": house.system_packages,
+        "brings": house.brings,
         "files": [{"name": one.name, "sha256": one.sha256} for one in house.files],
     }
     link.call("install", _notes(lambda text: watch.advance(0, text)), manifest=manifest)

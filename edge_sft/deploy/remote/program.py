@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 # Each imports only those before it.
-_MODULES: Final = ("wire", "disk", "incoming", "facts", "locks", "software", "jobs", "serve")
+_MODULES: Final = ("wire", "disk", "incoming", "facts", "hardware", "locks", "software", "jobs", "serve")
 _PACKAGE: Final = "edge_sft.deploy.remote.device"
 _PYTHONS: Final = ("python3", "python3.12", "python3.11", "python3.10")
 _SUITS: Final = "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))"

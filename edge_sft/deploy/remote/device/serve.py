@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from edge_sft.deploy.remote.device.disk import refused, spoken
 from edge_sft.deploy.remote.device.facts import default_root, look
+from edge_sft.deploy.remote.device.hardware import texts
 from edge_sft.deploy.remote.device.incoming import Incoming
 from edge_sft.deploy.remote.device.jobs import Job
 from edge_sft.deploy.remote.device.locks import Session
@@ -49,6 +50,10 @@ class Server:
                 self._wire.say({"refused": refusal.words})
             except OSError as error:
                 self._wire.say({"refused": refused(self._root, error).words})
+
+    def do_hardware(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+        """Say what the device is made of."""
+        return texts()
 
     def do_lock(self, request: dict[str, Any], data: bytes) -> None:
         """Be the only one who changes this device."""

@@ -16,6 +16,7 @@ from edge_sft.deploy.remote.device.incoming import Incoming
 from edge_sft.deploy.remote.device.wire import Refusal
 
 _COMPLETE = "complete.json"
+_KEPT = ("id", "version", "made_of", "brings")
 Run = Callable[[list[str]], "tuple[int, str]"]  # runs a command to its end; its status and what it printed
 
 
@@ -72,7 +73,7 @@ class Software:
         shutil.rmtree(wheels, ignore_errors=True)
         with spoken(place):
             os.sync()
-            write_durably(place / _COMPLETE, json.dumps({key: manifest[key] for key in ("id", "version", "made_of")}))
+            write_durably(place / _COMPLETE, json.dumps({key: manifest[key] for key in _KEPT}))
 
     def _switch(self, place: Path) -> None:
         link, beside = self.folder / "current", self.folder / ".current.part"
