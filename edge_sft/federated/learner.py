@@ -85,6 +85,16 @@ class Learner(Protocol):
         """Where a checkpoint of the starting weights lies, if the recipe names one."""
         ...
 
+    @property
+    def samples(self) -> dict[JudgedSplit, int]:
+        """How many samples each split has here; ``train`` is the site's weight in the average."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the site's data, for the record of rounds; the data cannot be told from it."""
+        ...
+
     def weights(self) -> Arrays:
         """Return copies of all weights that learn, float32, by name."""
         ...
