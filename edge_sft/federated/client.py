@@ -1,4 +1,4 @@
-"""The site's side: what it answers to the coordinator's four questions. Nothing leaves that the ledger does not name."""
+"""The site's side: its answers to the coordinator's four questions. Nothing leaves that the ledger does not name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MakeLearner = Callable[[str, Path, Path, Progress], Learner]
 
 _NO_HEAD: Final = "0" * 64
-_SECRET: Final = "noise.secret"
+_NOISE_FILE: Final = "noise.secret"
 _SPLITS: Final[tuple[JudgedSplit, ...]] = ("train", "val", "test")
 _JUDGED: Final[tuple[JudgedSplit, ...]] = ("val", "test")
 
@@ -176,7 +176,7 @@ def _update(section: FederatedSection, store: SiteStore, after: Arrays, before: 
         delta, _ = clip(delta, privacy.clip)
         if site_std(privacy):
             context = f"{store.run}|{number}|{digest(before)}"
-            delta = noised(delta, site_std(privacy), secret=secret_in(store.site / _SECRET), context=context)
+            delta = noised(delta, site_std(privacy), secret=secret_in(store.site / _NOISE_FILE), context=context)
         return encode(delta, "none")  # what rounding loses must not be sent later: it would pass the clip
     lost = store.before("residual", number)
     owed = {name: array + lost[name] if name in lost else array for name, array in delta.items()}
