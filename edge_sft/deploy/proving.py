@@ -121,7 +121,7 @@ def _attempt(request: Request, timeout_s: float, tell: Tell = lambda text, share
     limit_mb = _LIBRARIES_MB + _RUNAWAY * request.profile.budgets.memory_mb * len(request.variants)
     if builds(request.profile) or request.profile.provider == "cuda":
         limit_mb = math.inf  # NVIDIA's libraries alone take gigabytes, and more to build; the kernel has the last word
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile(dir=request.slot) as words:  # not /tmp, which may be full
         child = subprocess.Popen(
             [sys.executable, "-m", "edge_sft.deploy.prove"],
             stdin=subprocess.PIPE,

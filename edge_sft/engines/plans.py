@@ -125,6 +125,8 @@ class PlanCache:
         """Return what is cached under exactly these facts, verified; never raises."""
         path = self.directory / facts.file
         try:
+            if path.exists() and not path.is_file():  # a pipe in its place would be waited for, for ever
+                return Found(None, f"{path} cannot be read (it is no file)")
             with path.open("rb") as file:
                 head = self._head(file.readline(len(_MAGIC)), file.readline(_HEAD_MAX), file.readline(256))
                 if isinstance(head, str):
@@ -185,7 +187,7 @@ class PlanCache:
 
     def _heads(self) -> list[tuple[Path, Head]]:
         found = []
-        for path in self.directory.glob("*.*"):
+        for path in (each for each in self.directory.glob("*.*") if each.is_file()):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 head = self._head(file.readline(len(_MAGIC)), file.readline(_HEAD_MAX), file.readline(256))
                 if isinstance(head, Head):

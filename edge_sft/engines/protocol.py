@@ -68,11 +68,13 @@ class Workplace:
         tell: Called with what is going on in words, and how much of it is done (0 to 1) where that is known.
         check: Called with an engine that was built, now or before, before it is used: returns what is to be noted
             of it, raises EngineNotBuilt where it answers wrongly.
+        must_keep: Whether an engine that cannot be kept is refused: a start later would build it again for minutes.
     """
 
     cache: PlanCache | None = None
     tell: Callable[[str, float | None], None] = _silent
     check: Callable[[Engine], str] = _unchecked
+    must_keep: bool = False
 
 
 class Engine(Protocol):

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -218,12 +218,12 @@ def build_engine(slot_dir: Path, variant: str, profile: DeviceProfile, tell: Tel
     Raises:
         BundleRefused: The folder is no bundle.
         EngineNotBuilt: No engine could be made of this variant.
-        DeviceError: Nor of any other: the library or the GPU is missing.
+        DeviceError: Nor of any other: the library or the GPU is missing, or what is built cannot be kept.
     """
     manifest = read_manifest(slot_dir)
     profile = _for_model(profile, manifest)
     model = slot_dir / _file_of(manifest, variant)
-    with open_engine(model, profile, workplace(slot_dir, profile, tell)) as engine:
+    with open_engine(model, profile, replace(workplace(slot_dir, profile, tell), must_keep=True)) as engine:
         return engine.info
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edge_sft.deploy.remote.address import Address
-from edge_sft.deploy.remote.device import facts
+from edge_sft.deploy.remote.device import facts, locks
 from edge_sft.deploy.remote.device.disk import refused
 from edge_sft.deploy.remote.device.wire import Refusal
 from edge_sft.deploy.remote.link import Link
@@ -129,6 +129,23 @@ def test_two_deploys_at_once_the_second_is_refused_in_words(opened: Opened) -> N
     opened().call("lock", who="ada@office")
     with pytest.raises(UserError, match=r"is being deployed to by ada@office.*Wait for it to end"):
         opened().call("lock", who="bob@office")
+
+
+def test_a_clock_set_back_makes_no_dead_deploy_look_alive(root: Path) -> None:
+    lock = root / "remote" / "session.lock"
+    dead, next_one = locks.Session(lock), locks.Session(lock)
+    dead.take("ada@office", 20.0, lambda text: None)
+    os.utime(lock, (time.time() + 86_400, time.time() + 86_400))  # heard last before the clock went back a day
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        if not told:
+            threading.Timer(0.3, os.close, [dead._handle]).start()
+        told.append(text)
+
+    next_one.take("bob@office", 20.0, tell)
+    assert set(told) == {"an earlier deploy's link was cut: waiting for the device to give it up"}
+    os.close(next_one._handle)
 
 
 def test_a_silent_link_is_given_up_on_both_sides(opened: Opened) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -142,7 +143,12 @@ def test_first_contact_cuts_new_version_and_rollback(
     cut(0, "wheelhouse", "client")
     cut(0, "wheelhouse", "server")
     assert ssh_cuts.serving(met) == ""
-    first = met.cli("deploy", bundles[0], *given)
+    ours = met.start_cli("deploy", bundles[0], *given, "--ssh-config", met.config)
+    while not (met.root / "software").is_dir() and ours.poll() is None:  # it has the lock, and a minute to go
+        time.sleep(0.1)
+    refused(met.cli("deploy", bundles[1], *given), "is being deployed to by", "Wait for it to end")
+    out, err = ours.communicate(timeout=600)
+    first = subprocess.CompletedProcess("deploy", ours.returncode, out, err)
     assert first.returncode == 0, first.stderr
     assert "serving: small 1.0.0 (fp32) on pipeline 'main'" in first.stdout
     assert ssh_cuts.serving(met) == "small 1.0.0"

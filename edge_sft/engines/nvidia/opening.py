@@ -181,12 +181,23 @@ def _build(opening: _Opening) -> Built:
 
 
 def _keep(opening: _Opening, built: Built) -> list[str]:
-    """Cache what was built; a full disk is no reason not to run, but it is said."""
+    """Cache what was built; a full disk is no reason not to run, but it is said.
+
+    Raises:
+        DeviceError: It cannot be kept and must be.
+    """
     try:
         opening.keep(built.plan, built.seconds)
+    except (EdgeSftError, OSError) as error:
+        if opening.place.must_keep:
+            thing, why = (error.thing, error.fact) if isinstance(error, EdgeSftError) else ("the engine", str(error))
+            fact = f"{why}: an engine cannot be kept there, and every start would build it anew"
+            raise DeviceError(thing, fact, "Free some space, or give the folder to this user.") from error
+        return [f"the engine could not be kept for the next start: {error}"]
+    try:
         opening.keep(built.timing, 0.0, "timing")
     except (EdgeSftError, OSError) as error:
-        return [f"the engine could not be kept for the next start: {error}"]
+        return [f"what was learnt of kernels could not be kept for the next build: {error}"]
     return []
 
 

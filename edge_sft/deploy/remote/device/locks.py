@@ -36,7 +36,8 @@ class Session:
         began = time.monotonic()
         while not try_lock(handle):
             waited = time.monotonic() - began
-            quiet = time.time() - self._path.stat().st_mtime > _QUIET_S
+            # a clock that was set back since puts the last word into the future: nobody has spoken since then
+            quiet = abs(time.time() - self._path.stat().st_mtime) > _QUIET_S
             if waited > (silence_s + 10.0 if quiet else _GRACE_S):
                 raise Refusal(
                     "UserError",

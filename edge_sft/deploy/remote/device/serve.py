@@ -121,7 +121,10 @@ class Server:
 
     def _run(self, command: list[str]) -> tuple[int, str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
-        environment |= {"PIP_CONFIG_FILE": os.devnull, "LC_ALL": "C.UTF-8"}
+        scratch = self._remote / "tmp"  # not /tmp, which may be full or small: room was asked for here
+        with spoken(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
+        environment |= {"PIP_CONFIG_FILE": os.devnull, "LC_ALL": "C.UTF-8", "TMPDIR": str(scratch)}
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
