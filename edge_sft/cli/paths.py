@@ -34,6 +34,21 @@ def wheelhouses_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edge-sft" / "wheelhouses"
 
 
+def federation_directory() -> Path:
+    """Folder of the federation that this machine coordinates: the user's state folder."""
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "edge-sft" / "federation"
+
+
+def site_directory() -> Path:
+    """Folder of the site of a federation that this machine is: the user's state folder."""
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "edge-sft" / "site"
+
+
+def environment() -> dict[str, str]:
+    """Return the environment, for programs that are started."""
+    return dict(os.environ)
+
+
 def notify_socket() -> str | None:
     """Where the service manager listens (systemd, Type=notify), or None."""
     return os.environ.get("NOTIFY_SOCKET")

@@ -44,12 +44,12 @@ def render(service: Service) -> str:
         raise UserError(f"--user {service.user}", "cannot run the agent", "Give a user of its own, such as edge-sft.")
     root = service.root
     managed = root.parent == _STATE and re.fullmatch(r"[A-Za-z0-9._-]+", root.name)
-    state = f"StateDirectory={root.name}\nStateDirectoryMode=0750" if managed else f"ReadWritePaths={_quoted(root)}"
+    state = f"StateDirectory={root.name}\nStateDirectoryMode=0750" if managed else f"ReadWritePaths={quoted(root)}"
     words: list[Path | str] = [service.python, "-I", "-m", "edge_sft.cli.main", "run"]
     words += ["--config", service.config, "--root", root]
     at_home = any(_at_home(path) for path in (root, service.python, service.config))
     values = {
-        "command": " ".join(_quoted(word) for word in words),
+        "command": " ".join(quoted(word) for word in words),
         "user": service.user,
         "groups": f"SupplementaryGroups={' '.join(service.groups)}" if service.groups else "# no group for cameras",
         "state": state,
@@ -76,7 +76,8 @@ def _escaped(path: Path) -> str:
     return text.replace("%", "%%")
 
 
-def _quoted(word: Path | str) -> str:
+def quoted(word: Path | str) -> str:
+    """Return a word for a unit's command line. Raises UserError for a path that a unit cannot carry."""
     text = _escaped(word) if isinstance(word, Path) else word
     if not re.search(r"[\s\"'\\;$]", text):
         return text
