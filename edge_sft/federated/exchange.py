@@ -1,4 +1,4 @@
-"""Questions and answers over Flower's Grid: who was asked what, who has not answered yet, which answer nobody asked for.
+"""Questions and answers over Flower's Grid: who was asked what, and who has not answered yet.
 
 Flower's own strategies wait for all replies or one silent timeout; here each message is followed to its end.
 """

@@ -96,7 +96,16 @@ def opened(content: RecordDict) -> Opened:
 
 def payload_bytes(content: RecordDict) -> int:
     """Return how many bytes a message's content is as Flower writes it for the network (without HTTP and TLS)."""
-    return _deflated(content)
+    from flwr.app import Array, ArrayRecord, RecordDict
+
+    fresh = RecordDict()  # Flower keeps views of an array that it has cut into pieces, and those cannot be pickled
+    for name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            arrays = {key: Array(one.dtype, one.shape, one.stype, one.data) for key, one in record.items()}
+            fresh[name] = ArrayRecord(arrays)
+        else:
+            fresh[name] = record
+    return _deflated(fresh)
 
 
 def _deflated(item: Any) -> int:

@@ -1,0 +1,428 @@
+"""The coordinator's loop: greet, ask, wait until an explicit deadline, vet, average, store; again.
+
+Flower carries the messages and averages; who is waited for, what is let in and where to go on after a crash is decided
+here. Each round ends with its state on disk, and everything that decides the weights goes by sites' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+
+from edge_sft import __version__
+from edge_sft.errors import DataError, NetworkError
+from edge_sft.federated.averaging import advanced
+from edge_sft.federated.codec import Encoded, decode, encode
+from edge_sft.federated.exchange import Answer, Clock, Exchange
+from edge_sft.federated.keys import digest
+from edge_sft.federated.learner import Arrays, Compatible
+from edge_sft.federated.members import Member, Members
+from edge_sft.federated.messages import BASE, FINAL, HELLO, PROTOCOL, ROUND, Scalar, packed
+from edge_sft.federated.record import Tally, round_line, stamp
+from edge_sft.federated.run_store import RunStore, State
+from edge_sft.federated.settings import recipe_digest
+from edge_sft.federated.vetting import Expected, Update, outliers, vet
+from edge_sft.federated_section import FederatedSection
+
+ATTEMPTS: Final = 3
+_GREETING_S: Final = 120.0  # a node that is asked who it is starts Python, torch and reads its data
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How long what is waited for.
+
+    Attributes:
+        poll_s: Between two looks for answers.
+        join_s: For approved sites that are not there when a run begins.
+    """
+
+    poll_s: float = 1.0
+    join_s: float = 60.0
+
+
+@dataclass
+class Phase:
+    """One question to all sites, and what came of it.
+
+    Attributes:
+        kind: The message's type.
+        number: The round.
+        until: When it is given up, monotonic seconds.
+        asked: Names of the sites that got the question.
+        whole: Names of the sites that said they lack what an update is relative to.
+        settled: What came of each site, as it is written into the record.
+        updates: Those that were let in, by name.
+    """
+
+    kind: str
+    number: int
+    until: float
+    asked: set[str] = field(default_factory=set)
+    whole: set[str] = field(default_factory=set)
+    settled: dict[str, dict[str, Any]] = field(default_factory=dict)
+    updates: dict[str, Update] = field(default_factory=dict)
+
+
+class Coordinator:
+    """One run's loop.
+
+    Args:
+        store: The run's folder.
+        section: The recipe's ``[federated]``.
+        exchange: Messages over Flower's Grid.
+        clock: Time.
+        names: Names of approved nodes; None = sites name themselves (a simulation).
+        app: SHA-256 of the app that runs, for the record; "" where it is not known.
+        say: Told what happens, one sentence at a time.
+        waiting: How long what is waited for.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        section: FederatedSection,
+        exchange: Exchange,
+        clock: Clock,
+        *,
+        names: Mapping[int, str] | None,
+        app: str,
+        say: Callable[[str], None],
+        waiting: Waiting,
+    ) -> None:
+        self._store, self._section, self._exchange, self._clock = store, section, exchange, clock
+        self._recipe = store.recipe()
+        self._members = Members(names)
+        self._app, self._say, self._waiting = app, say, waiting
+        self._tally = Tally()
+
+    def run(self) -> State:
+        """Run what is left of the run.
+
+        Returns:
+            The state after the last round.
+
+        Raises:
+            NetworkError: Too few sites; the run goes on from its last round when it is started again.
+            DataError: The state is damaged, or a strategy cannot average.
+        """
+        state = self._store.load()
+        if state is not None:
+            self._members.reference = Compatible(state.facts)
+            self._say(f"goes on after round {state.done} of {self._section.rounds}")
+        self._gather()
+        state = state or self._begin()
+        while state.done < self._section.rounds:
+            state = self._round(state)
+        self._finish(state)
+        return state
+
+    # greeting
+
+    def _gather(self) -> None:
+        """Meet the sites. Raises NetworkError: fewer than the quorum came before the deadline."""
+        began = self._clock.now()
+        phase = Phase(HELLO, 0, began + self._section.deadline_s)
+        while True:
+            self._take_answers(phase, None)
+            self._greet()
+            enough = len(self._members.known) >= self._section.quorum
+            patient = self._members.expected() and self._clock.now() < began + self._waiting.join_s
+            if enough and not patient and not self._exchange.pending():
+                break
+            if self._clock.now() >= phase.until or self._nobody_else(patient):
+                break
+            self._clock.sleep(self._waiting.poll_s)
+        for name, why in self._members.settle().items():
+            self._say(f"{name} is turned away: {why}")
+        if len(self._members.known) < self._section.quorum:
+            raise self._too_few("greeting", sorted(self._members.known), {})
+
+    def _nobody_else(self, patient: object) -> bool:
+        """Whether everyone there was turned away: waiting brings nobody."""
+        online = self._exchange.online()
+        waits = self._exchange.pending() or self._members.strangers(online) or patient or self._members.expected()
+        return bool(online) and not waits
+
+    def _greet(self) -> None:
+        hello: dict[str, Scalar] = {
+            "edge_sft": __version__,
+            "protocol": PROTOCOL,
+            "run": self._store.run,
+            "recipe": self._recipe,
+            "recipe_sha256": recipe_digest(self._recipe),
+        }
+        busy = self._exchange.busy()
+        for node in self._members.strangers(self._exchange.online()):
+            if node not in busy:
+                asked = self._exchange.ask(node, HELLO, 0, packed(hello))
+                self._tally.down(node, 0 if asked is None else asked.size)
+
+    def _begin(self) -> State:
+        """Get the common starting weights from one site; the others have said the same digest of them."""
+        config: dict[str, Scalar] = {"run": self._store.run, "recipe_sha256": recipe_digest(self._recipe)}
+        for name in sorted(self._members.known):
+            member = self._members.known[name]
+            asked = self._exchange.ask(member.node, BASE, 0, packed(config))
+            self._tally.down(member.node, 0 if asked is None else asked.size)
+            weights = self._base_from(member)
+            if weights is not None:
+                owed = {key: np.zeros_like(array) for key, array in weights.items()}
+                return State(0, weights, owed, member.parts, dict(member.facts))
+        raise NetworkError(
+            f"the run {self._store.run}", "no site sent the starting weights that it names", "Look at the sites' logs."
+        )
+
+    def _base_from(self, member: Member) -> Arrays | None:
+        until = self._clock.now() + self._section.deadline_s
+        while self._clock.now() < until:
+            for answer in self._exchange.answers():
+                self._tally.up(answer.asked.node, answer.size)
+                if answer.asked.kind != BASE or answer.asked.node != member.node:
+                    continue
+                if answer.content is None or answer.content.encoded is None:
+                    self._say(f"{member.name} sent no starting weights: {answer.why or 'none came'}")
+                    return None
+                weights = decode(answer.content.encoded)
+                if digest(weights) == member.start:
+                    return weights
+                self._say(f"{member.name} sent other starting weights than it said")
+                return None
+            self._clock.sleep(self._waiting.poll_s)
+        return None
+
+    # rounds
+
+    def _round(self, state: State) -> State:
+        number = state.done + 1
+        phase = Phase(ROUND, number, 0.0)
+        for attempt in range(1, ATTEMPTS + 1):
+            phase.until = self._clock.now() + self._section.deadline_s
+            phase.asked = set(phase.updates)
+            self._ask_all(phase, state)
+            self._leave_out(phase)
+            if len(phase.updates) >= self._section.quorum:
+                return self._average(phase, state, attempt)
+            line = round_line("repeat", self._store.run, number, phase.settled, self._members, self._tally)
+            self._store.note(line)
+            self._say(f"round {number} has {len(phase.updates)} of {self._section.quorum} updates: it is repeated")
+        raise self._too_few(f"round {number}", sorted(phase.updates), phase.settled)
+
+    def _ask_all(self, phase: Phase, state: State) -> None:
+        """Ask every site there is, until all have answered or the deadline has passed."""
+        while True:
+            self._take_answers(phase, state)
+            self._greet()
+            busy = self._exchange.busy()
+            online = set(self._exchange.online())
+            for name in sorted(set(self._members.known) - phase.asked):
+                member = self._members.known[name]
+                if member.node in online and member.node not in busy:
+                    self._ask(phase, state, member)
+            if self._ended(phase):
+                break
+            self._clock.sleep(self._waiting.poll_s)
+        for asked in self._exchange.pending():
+            name = self._members.name_of(asked.node)
+            same = asked.kind == phase.kind and asked.round == phase.number
+            what = "this round" if same else f"round {asked.round}"
+            why = f"no answer to {what} within {self._clock.now() - asked.at:.0f} s; it is not waited for"
+            _mark(phase, name, "late" if same else "busy", why)
+        for name in set(self._members.known) - set(phase.asked):
+            _mark(phase, name, "offline", "its node is not connected")
+
+    def _ended(self, phase: Phase) -> bool:
+        if self._clock.now() >= phase.until:
+            return True
+        pending = self._exchange.pending()
+        mine = [one for one in pending if one.kind == phase.kind and one.round == phase.number]
+        greeting = [one for one in pending if one.kind == HELLO and self._clock.now() < one.at + _GREETING_S]
+        if mine or greeting:
+            return False
+        enough = len(phase.updates) >= self._section.quorum and not outliers(
+            list(phase.updates.values()), self._section.outlier
+        )
+        waited_for = set(self._members.known) - phase.asked or self._members.expected() or pending
+        return enough or not waited_for
+
+    def _ask(self, phase: Phase, state: State, member: Member) -> None:
+        config: dict[str, Scalar] = {
+            "run": self._store.run,
+            "recipe_sha256": recipe_digest(self._recipe),
+            "round": phase.number,
+            "rounds": self._section.rounds,
+            "base": state.base,
+            "previous": state.previous,
+            "full": False,
+            "steps": self._section.steps or 0,
+            "proximal": self._section.mu,
+            "evaluate": (phase.number - 1) % self._section.evaluate_every == 0,
+        }
+        encoded: Encoded | None = None
+        if member.name in phase.whole or member.holds not in {state.base, state.previous} or not member.holds:
+            config["full"], encoded = True, encode(state.weights, "none")
+        elif member.holds != state.base:
+            encoded = state.step
+        asked = self._exchange.ask(member.node, phase.kind, phase.number, packed(config, encoded=encoded))
+        phase.asked.add(member.name)
+        if asked is None:
+            phase.settled[member.name] = {"status": "error", "why": "Flower did not take the message"}
+        else:
+            self._tally.down(member.node, asked.size)
+            phase.settled.get(member.name, {}).pop("status", None)
+
+    # answers
+
+    def _take_answers(self, phase: Phase, state: State | None) -> None:
+        for answer in self._exchange.answers():
+            self._tally.up(answer.asked.node, answer.size)
+            name = self._members.name_of(answer.asked.node)
+            if answer.again:
+                self._remark(phase, name, f"answered twice to {answer.asked.kind}: the second is ignored")
+            elif answer.asked.kind == HELLO:
+                self._meet(answer)
+            elif answer.asked.kind != phase.kind or answer.asked.round != phase.number:
+                why = f"late: its answer to round {answer.asked.round} came after {answer.seconds:.0f} s and is ignored"
+                self._remark(phase, name, why)
+                self._now_holds(name, answer)
+            elif state is not None:
+                self._settle(phase, state, name, answer)
+
+    def _meet(self, answer: Answer) -> None:
+        node = answer.asked.node
+        if answer.content is None:
+            self._members.turned_away[node] = why = answer.why
+        else:
+            why = self._members.meet(node, answer.content)
+        name = self._members.name_of(node)
+        self._say(f"{name} is turned away: {why}" if why else f"{name} takes part")
+
+    def _settle(self, phase: Phase, state: State, name: str, answer: Answer) -> None:
+        """Judge a site's answer to this round's question."""
+        reply = answer.content
+        fact: dict[str, Any] = {"seconds": round(answer.seconds, 3)}
+        status = "error" if reply is None else reply.text("status") or "bad"
+        if reply is None:
+            fact |= {"status": "error", "why": answer.why}
+        elif status == "need-full" and name not in phase.whole:
+            phase.whole.add(name)
+            phase.asked.discard(name)
+            return
+        elif status == "unknown":  # its folder was lost: it is greeted anew
+            del self._members.known[name]
+            phase.asked.discard(name)
+            return
+        elif status != "ok":
+            fact |= {"status": "refused", "why": reply.text("why") or f"it answered {status!r}"}
+        else:
+            fact |= {"status": "ok", "chain": reply.text("chain"), "metrics": _finite(reply.metrics)}
+            if reply.text("chosen"):
+                fact["chosen"] = reply.text("chosen")
+            self._now_holds(name, answer)
+            if phase.kind == ROUND:
+                fact |= self._let_in(phase, state, name, answer)
+        phase.settled[name] = {**phase.settled.get(name, {}), **fact}
+        if fact["status"] != "ok":
+            self._say(f"{name}, round {phase.number}: {fact['status']}: {fact['why']}")
+
+    def _let_in(self, phase: Phase, state: State, name: str, answer: Answer) -> dict[str, Any]:
+        shapes = {key: array.shape for key, array in state.weights.items()}
+        samples = self._members.known[name].samples
+        expected = Expected(self._store.run, phase.number, state.base, shapes, name, samples)
+        try:
+            assert answer.content is not None
+            update = vet(answer.content, expected)
+        except DataError as error:
+            return {"status": "bad", "why": error.fact}
+        phase.updates[name] = update
+        return {"loss": update.loss, "length": update.length}
+
+    def _leave_out(self, phase: Phase) -> None:
+        for name, why in outliers(list(phase.updates.values()), self._section.outlier).items():
+            del phase.updates[name]
+            phase.settled[name] |= {"status": "bad", "why": why}
+            self._say(f"{name}, round {phase.number}: bad: {why}")
+
+    def _remark(self, phase: Phase, name: str, why: str) -> None:
+        phase.settled.setdefault(name, {}).setdefault("remarks", []).append(why)
+        self._say(f"{name}: {why}")
+
+    def _now_holds(self, name: str, answer: Answer) -> None:
+        member = self._members.known.get(name)
+        if member is not None and answer.content is not None and answer.content.text("status") == "ok":
+            member.holds = answer.content.text("base")
+
+    def _average(self, phase: Phase, state: State, attempt: int) -> State:
+        updates = [phase.updates[name] for name in sorted(phase.updates)]
+        after = advanced(self._section, state, updates, run=self._store.run, folder=self._store.folder)
+        line = round_line("round", self._store.run, phase.number, phase.settled, self._members, self._tally) | {
+            "app_sha256": self._app,
+            "edge_sft": __version__,
+            "strategy": self._section.strategy,
+            "attempt": attempt,
+            "base": state.base,
+            "global": after.base,
+        }
+        after = replace(after, line=line)
+        self._store.save(after)
+        self._say(f"round {phase.number} of {self._section.rounds}: {', '.join(sorted(phase.updates))}")
+        return after
+
+    # the end
+
+    def _finish(self, state: State) -> None:
+        """Hand out the final weights; each site that has made its own model of them is noted at once."""
+        done = {str(line["site"]) for line in self._store.lines("final")}
+        number = self._section.rounds + 1
+        # a site learns as long again as in all rounds together, and once more alone
+        phase = Phase(FINAL, number, self._clock.now() + self._section.deadline_s * number)
+        phase.asked = set(done)
+        self._ask_all(phase, state)
+        for name in sorted(set(phase.settled) - done):
+            fact = phase.settled[name]
+            if fact.get("status") == "ok":
+                self._store.note(self._final_line(name, fact, state))
+            else:
+                self._say(f"{name} has no model of its own yet: {fact.get('why', '')}; start the run again for it")
+
+    def _final_line(self, name: str, fact: Mapping[str, Any], state: State) -> dict[str, Any]:
+        member = self._members.known[name]
+        down, up = self._tally.taken(member.node)
+        return {
+            "kind": "final",
+            "run": self._store.run,
+            "round": self._section.rounds + 1,
+            "time": stamp(),
+            "site": name,
+            "global": state.base,
+            "samples": member.splits,
+            "fingerprint": member.fingerprint,
+            "bytes_down": down,
+            "bytes_up": up,
+            **fact,
+        }
+
+    def _too_few(self, where: str, present: list[str], settled: Mapping[str, Mapping[str, Any]]) -> NetworkError:
+        listed = [f"{name}: {fact.get('why', fact.get('status', ''))}" for name, fact in sorted(settled.items())]
+        listed += [f"{self._members.name_of(node)}: {why}" for node, why in self._members.turned_away.items()]
+        whys = "; ".join(item for item in listed if item.partition(":")[0] not in present)
+        return NetworkError(
+            f"the run {self._store.run}",
+            f"{where}: {len(present)} of {self._section.quorum} needed sites ({', '.join(present) or 'none'})"
+            + (f"; {whys}" if whys else ""),
+            "Mend those sites, or lower federated.quorum in a new run; started again under its name, this one goes on.",
+        )
+
+
+def _mark(phase: Phase, name: str, status: str, why: str) -> None:
+    """Say what became of a site that nothing better is known of."""
+    row = phase.settled.setdefault(name, {})
+    if "status" not in row:
+        row |= {"status": status, "why": why}
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
