@@ -37,7 +37,10 @@ class PrivacySection(BaseModel):
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> PrivacySection:
         belongs = {"none": {"kind"}, "dp": {"kind", "clip", "noise", "at", "delta"}, "secagg": {"kind", "range"}}
-        strange = sorted(self.model_fields_set - belongs[self.kind])
+        fields = type(self).model_fields  # what equals its default may be there: a written-out section is read again
+        strange = sorted(
+            name for name in self.model_fields_set - belongs[self.kind] if getattr(self, name) != fields[name].default
+        )
         if strange:
             many = "mean" if len(strange) > 1 else "means"
             raise ValueError(f'{", ".join(strange)} {many} nothing with kind = "{self.kind}"; remove it')

@@ -21,6 +21,7 @@ from edge_sft.federated import chain
 ROUNDS = "rounds.jsonl"
 RESULT = "result/federated.json"
 WEIGHTS = "result/global.safetensors"
+STOPPED = "stopped.txt"  # why the run stopped, in words
 
 State = Literal["finished", "stopped", "going"]
 Taking = Literal["in", "late", "out", "lost", "absent"]
@@ -28,11 +29,12 @@ Taking = Literal["in", "late", "out", "lost", "absent"]
 # What a site's round came to, by the words that may stand in the record.
 _TAKING: dict[str, Taking] = {
     **dict.fromkeys(("in", "ok", "used", "kept"), "in"),
-    **dict.fromkeys(("late", "deadline", "timeout", "slow"), "late"),
-    **dict.fromkeys(("lost", "dead", "silent", "missing", "error"), "lost"),
+    **dict.fromkeys(("late", "busy", "deadline", "timeout"), "late"),
+    **dict.fromkeys(("lost", "offline", "error"), "lost"),
 }
 SIDES = ("alone", "global", "personal", "central", "before")
 SPLITS = ("train", "val", "test")
+_ATTEMPTS = 3  # after as many misses of the quorum the coordinator gives a round up
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class SiteRound:
     bytes_down: float = 0.0
     seconds: float = 0.0
     fingerprint: str = ""
+    chain: str = ""
+    remarks: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
 
 
@@ -96,6 +100,7 @@ class Run:
         options: The recipe's ``[federated]``, as written.
         recipe: The recipe's own name.
         attempts: The record's lines that are rounds, in order.
+        ends: By site, how it was handed the final weights.
         results: By site, from the end of the run.
         cross: Model of (row) on data of (column): one number each.
         score: The number to compare by, as the run named it; "" = choose.
@@ -111,6 +116,7 @@ class Run:
     options: dict[str, Any]
     recipe: str
     attempts: tuple[Round, ...]
+    ends: dict[str, SiteRound]
     results: dict[str, SiteResult]
     cross: dict[str, dict[str, float]]
     score: str
@@ -161,19 +167,25 @@ def read(directory: Path) -> Run:
         )
     result = _json(directory / RESULT)
     attempts = tuple(found for line in record.records if (found := _round(line)) is not None)
+    finals = {str(line["site"]): line for line in record.records if line.get("kind") == "final" and line.get("site")}
+    entries = {**finals, **_mapping(result.get("sites"))}
+    state, why = _state(result, attempts, _text(directory / STOPPED))
     return Run(
         name=str(
             result.get("run") or next((line["run"] for line in record.records if line.get("run")), directory.name)
         ),
-        state=_state(result),
-        why=str(result.get("why") or ""),
+        state=state,
+        why=why,
         options={**_mapping(recipe.get("federated")), **_mapping(result.get("federated"))},
         recipe=str(recipe.get("name") or ""),
         attempts=attempts,
-        results={name: _result(_mapping(entry)) for name, entry in sorted(_mapping(result.get("sites")).items())},
+        ends={name: _site_round(line, {}) for name, line in sorted(finals.items())},
+        results={name: _result(_mapping(entry)) for name, entry in sorted(entries.items())},
         cross=_cross(result, str(result.get("score") or "")),
         score=str(result.get("score") or ""),
-        model_bytes=4.0 * _number(result.get("parameters")) or _tensors_bytes(directory / WEIGHTS),
+        model_bytes=_number(_mapping(result.get("weights")).get("bytes"))
+        or 4.0 * _number(result.get("parameters"))
+        or _tensors_bytes(directory / WEIGHTS),
         chain=record,
         versions=_distinct(record.records, "edge_sft", "edge_sft_version", "version"),
         apps=_distinct(record.records, "app_sha256", "app"),
@@ -189,10 +201,16 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
         yield prefix, float(value)
 
 
-def _state(result: dict[str, Any]) -> State:
-    if not result:
-        return "going"
-    return "finished" if result.get("status", "finished") in ("finished", "done", "ok") else "stopped"
+def _state(result: dict[str, Any], attempts: tuple[Round, ...], stopped: str) -> tuple[State, str]:
+    if result:
+        done = result.get("status", "finished") in ("finished", "done", "ok")
+        return "finished" if done else "stopped", str(result.get("why") or "")
+    if stopped:
+        return "stopped", stopped
+    last = attempts[-_ATTEMPTS:]
+    if len(last) == _ATTEMPTS and len({one.number for one in last}) == 1 and not any(one.done for one in last):
+        return "stopped", f"round {last[-1].number} had too few usable updates, {_ATTEMPTS} times in a row"
+    return "going", ""
 
 
 def _round(line: dict[str, Any]) -> Round | None:
@@ -216,7 +234,7 @@ def _site_round(entry: dict[str, Any], judged: dict[str, Any]) -> SiteRound:
         at = next((i for i, part in enumerate(parts[:-1]) if part in SPLITS), None)
         if at is not None:
             numbers["/".join(parts[at:])] = value
-    loss, norm = entry.get("loss"), entry.get("norm")
+    loss, norm, said = entry.get("loss"), entry.get("length", entry.get("norm")), entry.get("remarks")
     return SiteRound(
         taking=_TAKING.get(str(entry.get("status", "")).lower(), "out"),
         why=str(entry.get("why") or ""),
@@ -227,6 +245,8 @@ def _site_round(entry: dict[str, Any], judged: dict[str, Any]) -> SiteRound:
         bytes_down=_number(entry.get("bytes_down")),
         seconds=_number(entry.get("seconds")),
         fingerprint=str(entry.get("fingerprint") or ""),
+        chain=str(entry.get("chain") or ""),
+        remarks=tuple(str(one) for one in said) if isinstance(said, list) else (),
         numbers=numbers,
     )
 
@@ -283,6 +303,13 @@ def _recipe(path: Path) -> dict[str, Any]:
         return strict_toml.peek(path)
     except (OSError, ValueError):
         return {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _json(path: Path) -> dict[str, Any]:

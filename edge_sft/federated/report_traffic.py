@@ -83,16 +83,21 @@ def _cell(found: SiteRound) -> Html:
 
 def _reasons(run: Run) -> list[Html]:
     told = [
-        f"Round {column}, {site}: {found.why or TAKINGS[found.taking][0]}"
+        f"Round {column}, {site}: {words}"
         for column, one in zip(_columns(run), run.attempts, strict=True)
         for site, found in sorted(one.sites.items())
-        if found.taking != "in"
+        for words in _said(found)
     ]
     if not told:
         return []
     rest = len(told) - _REASONS
     more = [el("p", f"and {count(rest, 'more', 'more')}: see rounds.jsonl", class_="note")] if rest > 0 else []
-    return [el("h3", "Why not"), el("ul", [el("li", line) for line in told[:_REASONS]], class_="plain"), *more]
+    return [el("h3", "What was amiss"), el("ul", [el("li", line) for line in told[:_REASONS]], class_="plain"), *more]
+
+
+def _said(found: SiteRound) -> list[str]:
+    why = [] if found.taking == "in" else [found.why or TAKINGS[found.taking][0]]
+    return [*why, *(remark for remark in found.remarks if remark not in why)]
 
 
 def bytes_moved(run: Run) -> Html | None:
@@ -106,25 +111,31 @@ def bytes_moved(run: Run) -> Html | None:
         if plain_up
         else "What plain FedAvg would send is not known yet: the weights are not written."
     )
-    head: list[Child] = ["site", "exchanges", "up", "down", "of plain", "seconds a round", "seconds in all"]
+    head: list[Child] = ["site", "exchanges", "up", "down", "of plain", "at the end", "a round", "in all", "update"]
     rows = [_site_row(run, site) for site in run.sites]
-    numeric = frozenset(range(1, 7))
+    numeric = frozenset(range(1, 9))
     each = [el("h3", "Round by round"), _each(run)] if len(run.attempts) > 1 else []
-    told = f"Bytes of the messages as they were sent, an average over rounds. {against}"
+    told = (
+        f"Bytes of the messages as they were sent, an average over rounds, and of handing out the final weights at the "
+        f"end; then time, and how long updates were (L2), by which a clip can be chosen. {against}"
+    )
     return section("What went over the wire", told, table(head, rows, numeric=numeric), each, name="bytes", long=True)
 
 
 def _site_row(run: Run, site: str) -> list[Child]:
     mean = traffic(run, site)
     seconds = [found.seconds for one in run.attempts if (found := one.sites.get(site)) and found.seconds]
+    lengths = [found.norm for one in run.attempts if (found := one.sites.get(site)) and found.norm is not None]
     return [
         el("div", site, class_="name"),
         f"{mean.exchanges}",
         size(mean.up) if mean.exchanges else "–",
         size(mean.down) if mean.exchanges else "–",
         share(mean.against_plain),
+        _up_down(run.ends[site]) if site in run.ends else "–",
         duration(sum(seconds) / len(seconds)) if seconds else "–",
         duration(sum(seconds)) if seconds else "–",
+        f"{sum(lengths) / len(lengths):.3g}" if lengths else "–",
     ]
 
 

@@ -35,7 +35,7 @@ TAKINGS: dict[Taking, tuple[str, str]] = {  # words, CSS variable
     "in": ("in", "good"),
     "late": ("late", "overkill"),
     "out": ("left out", "escape"),
-    "lost": ("not heard", "bar"),
+    "lost": ("no answer", "bar"),
     "absent": ("–", "track"),
 }
 

@@ -70,3 +70,8 @@ def test_equal_sites_and_enough_of_them() -> None:
     assert "at least 2" in conflicts(DP, strategy="fedavg", compression="none", quorum=1)[0]
     assert "quorum = 3 or more" in conflicts(SECAGG, strategy="fedavg", compression="none", quorum=2)[0]
     assert len(conflicts(SECAGG, strategy="krum", compression="int8", quorum=1, weighted=True)) == 4
+
+
+@pytest.mark.parametrize("privacy", [PrivacySection(), DP, SECAGG])
+def test_what_was_written_out_is_read_again(privacy: PrivacySection) -> None:
+    assert PrivacySection.model_validate(privacy.model_dump(mode="json")) == privacy

@@ -80,7 +80,7 @@ def test_the_matrix_and_the_grid(tmp_path: Path) -> None:
     assert "Round 2, linz: it had not answered after 30 min" in grid
     traffic = card(page, "bytes")
     assert "Plain FedAvg would send 13.6 MB up and 27.2 MB down" in traffic
-    assert "kiel 3 1.05 MB 1.08 MB 5.2 % 42 s 2.1 min" in traffic
+    assert "kiel 3 1.05 MB 1.08 MB 5.2 % – 42 s 2.1 min 0.8" in traffic
     assert "2 05:02:00 ↑ 1.05 MB ↓ 1.08 MB" in traffic
 
 
@@ -193,3 +193,47 @@ def test_the_models_size_is_read_from_the_weights(tmp_path: Path) -> None:
     assert read(folder).model_bytes == 20
     (folder / "result" / "global.safetensors").write_bytes(b"short")
     assert read(folder).model_bytes == 0
+
+
+def test_the_coordinators_own_lines(tmp_path: Path) -> None:
+    """As edge_sft.federated.rounds writes them: repeats and ends of their own kind, metrics as they came."""
+
+    def site(**more: object) -> dict[str, object]:
+        return {"status": "ok", "seconds": 3.2, "chain": "ee" * 32, "samples": 50, "fingerprint": "aa" * 32, **more}
+
+    judged = {"before/val/score": -20.0, "before/val/rmse": 20.0, "before/val/samples": 9.0, "num-examples": 50.0}
+    sick = {
+        "kiel": site(metrics=judged, loss=0.4, length=0.25, bytes_up=700, bytes_down=900),
+        "linz": {"status": "busy", "why": "no answer to round 1 within 1800 s; it is not waited for"},
+        "ulm": {"status": "offline"},
+        "graz": site(status="bad", why="is not finite in head.bias", remarks=["answered twice: the second is ignored"]),
+    }
+    end = {"kind": "final", "run": "friday", "round": 4, "site": "kiel", "global": "01", "chosen": "personal",
+           "samples": {"train": 50, "val": 9, "test": 300}, "bytes_up": 5, "bytes_down": 7000, "status": "ok",
+           "metrics": {"alone/test/rmse": 10.0, "personal/test/rmse": 9.0, "personal/test/score": -9.0}}  # fmt: skip
+    lines = [
+        {"kind": "round", "run": "friday", "round": 1, "time": "t", "sites": sick, "global": "01", "attempt": 1},
+        *({"kind": "repeat", "run": "friday", "round": 2, "time": "t", "sites": sick} for _ in range(3)),
+        end,
+    ]
+    folder = runs.write(tmp_path / "friday", lines)
+    run = read(folder)
+    assert (run.state, run.done, run.name) == ("stopped", 1, "friday")
+    assert "too few usable updates, 3 times in a row" in run.why
+    assert {name: one.taking for name, one in run.attempts[0].sites.items()} == {
+        "graz": "out", "kiel": "in", "linz": "late", "ulm": "lost",
+    }  # fmt: skip
+    assert run.attempts[0].sites["kiel"].numbers == {"val/score": -20.0, "val/rmse": 20.0, "val/samples": 9.0}
+    page = of_run(folder)
+    assert "answered twice: the second is ignored" in card(page, "participation")
+    assert "kiel worst 300 10 9 +10.0 % – the personal one" in card(page, "sides")
+    assert "↑ 5 B ↓ 7 kB" in card(page, "bytes")
+    assert "0.25" in card(page, "bytes")
+
+
+def test_why_it_stopped_is_read(tmp_path: Path) -> None:
+    folder = runs.going(tmp_path / "friday")
+    (folder / "stopped.txt").write_text("greeting: 1 of 2 needed sites (kiel); linz: its node is not connected\n")
+    page = words(of_run(folder))
+    assert "Stopped after 1 of 3 rounds" in page
+    assert "linz: its node is not connected. Started again by name, it goes on." in page
