@@ -62,7 +62,9 @@ def test_what_fits_together(simulated: Path) -> None:
 def test_a_ledger_written_anew_is_found_out(simulated: Path) -> None:
     ledger = simulated / "sites" / "linz" / "ledger.jsonl"
     ledger.unlink()
-    chain.append(ledger, {"run": "friday", "round": 1})  # what it says left; shorter, and a chain in itself
+    chain.append(
+        ledger, {"run": "friday", "round": 1, "of": "linz"}
+    )  # what it says left; shorter, and a chain in itself
     assert chain.check(ledger).holds
     assert any("1 line that linz had written" in one.words and not one.holds for one in verified(simulated))
     ledger.write_bytes(b"")
