@@ -35,6 +35,7 @@ RESULT: Final = "result"
 WEIGHTS: Final = "global.safetensors"
 FACTS: Final = "federated.json"
 RECIPE: Final = "recipe.toml"
+STOPPED: Final = "stopped.txt"
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,13 @@ class RunStore:
         if not found.holds:
             raise DataError(str(self.folder / ROUNDS), found.broken, "The record was changed; do not rely on this run.")
         return [line for line in found.records if line.get("kind") == kind]
+
+    def stopped(self, why: str) -> None:
+        """Leave a note of why the run stopped, for whoever looks at its folder; "" takes it away. Raises DeviceError."""
+        if why:
+            durable.write_text(self.folder / STOPPED, why + "\n")
+        else:
+            (self.folder / STOPPED).unlink(missing_ok=True)
 
     def write_result(self, weights: Arrays, facts: Mapping[str, Any]) -> Path:
         """Write the final weights and what is to be known about them; federated.json last. Raises DeviceError."""

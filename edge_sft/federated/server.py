@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_sft.errors import UserError
+from edge_sft.errors import EdgeSftError, UserError
 from edge_sft.federated import sites
 from edge_sft.federated.exchange import Clock, Exchange, WallClock
 from edge_sft.federated.rounds import Coordinator, Waiting
@@ -71,7 +71,12 @@ def serve(grid: Grid, run_config: Mapping[str, Any], settings: Settings) -> Stat
         say=settings.say,
         waiting=settings.waiting,
     )
-    state = coordinator.run()
+    store.stopped("")
+    try:
+        state = coordinator.run()
+    except EdgeSftError as error:
+        store.stopped(str(error))
+        raise
     store.write_result(state.weights, summarise(store, section, state))
     return state
 
