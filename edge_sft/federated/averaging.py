@@ -56,9 +56,10 @@ def advanced(section: FederatedSection, state: State, updates: list[Update], *, 
 
 
 def _clipped(section: FederatedSection, update: Update) -> Update:
-    if section.privacy.kind != "dp" or section.privacy.clip is None:
-        return update
-    delta, factor = clip(update.delta, section.privacy.clip)  # once more: a site is not believed
+    privacy = section.privacy
+    if privacy.kind != "dp" or privacy.clip is None or privacy.at == "site":
+        return update  # what a site has drowned in noise is longer than the clip, and cut again nothing would be left
+    delta, factor = clip(update.delta, privacy.clip)  # once more: a site is not believed
     return replace(update, delta=delta, length=update.length * factor)
 
 

@@ -242,9 +242,7 @@ class Coordinator:
         greeting = [one for one in pending if one.kind == HELLO and self._clock.now() < one.at + _GREETING_S]
         if mine or greeting:
             return False
-        enough = len(phase.updates) >= self._section.quorum and not outliers(
-            list(phase.updates.values()), self._section.outlier
-        )
+        enough = len(phase.updates) >= self._section.quorum and not self._too_long(phase)
         waited_for = set(self._members.known) - phase.asked or self._members.expected() or pending
         return enough or not waited_for
 
@@ -341,10 +339,17 @@ class Coordinator:
         return {"loss": update.loss, "length": update.length}
 
     def _leave_out(self, phase: Phase) -> None:
-        for name, why in outliers(list(phase.updates.values()), self._section.outlier).items():
+        for name, why in self._too_long(phase).items():
             del phase.updates[name]
             phase.settled[name] |= {"status": "bad", "why": why}
             self._say(f"{name}, round {phase.number}: bad: {why}")
+
+    def _too_long(self, phase: Phase) -> dict[str, str]:
+        """Return whose update is absurdly long. With differential privacy the clip sees to it instead: one site's
+        length must not decide whether others are in."""
+        if self._section.privacy.kind == "dp":
+            return {}
+        return outliers(list(phase.updates.values()), self._section.outlier)
 
     def _remark(self, phase: Phase, name: str, why: str) -> None:
         phase.settled.setdefault(name, {}).setdefault("remarks", []).append(why)
