@@ -72,7 +72,7 @@ def answer(kind: str, asked: Opened, place: Place, make: MakeLearner, progress: 
         return packed({"site": place.name, "status": "refused", "why": str(error)})
     answers = {HELLO: _hello, BASE: _base, ROUND: _round, FINAL: _final}
     try:
-        if kind != HELLO and store.recipe_digest() != asked.text("recipe_sha256"):
+        if kind != HELLO and (store.recipe_digest() or "none") != asked.text("recipe_sha256"):
             made = _Answer({"status": "unknown", "why": f"the run {store.run} was not announced to this site"})
         else:
             made = answers[kind](asked, store, place, make, progress or Silent())

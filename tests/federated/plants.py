@@ -32,29 +32,28 @@ labels = ["good", "bad"]
 [data]
 path = "."
 [federated]
-deadline_s = 30
 """
 
 
 def recipe(**federated: Any) -> str:
-    lines = [f"{key} = {json.dumps(value)}" for key, value in federated.items()]
+    lines = [f"{key} = {json.dumps(value)}" for key, value in {"deadline_s": 30, **federated}.items()]
     return RECIPE + "\n".join(lines) + "\n"
 
 
 def start(hidden: int = HIDDEN, inputs: int = IN) -> Arrays:
     rng = np.random.default_rng(7)
     return {
-        "body.weight": rng.normal(0, 0.3, (hidden, inputs)).astype(np.float32),
+        "body.weight": rng.normal(0, inputs**-0.5, (hidden, inputs)).astype(np.float32),
         "norm.weight": np.ones(inputs, dtype=np.float32),
         "body.bias": np.zeros(hidden, dtype=np.float32),
-        "head.weight": rng.normal(0, 0.3, (OUT, hidden)).astype(np.float32),
+        "head.weight": rng.normal(0, hidden**-0.5, (OUT, hidden)).astype(np.float32),
     }
 
 
 def write_data(folder: Path, seed: int, *, samples: int = 120, inputs: int = IN, gain: float = 1.0) -> Path:
     """Readings of one plant: the same truth everywhere, another gain and other readings."""
     rng = np.random.default_rng(seed)
-    truth = np.random.default_rng(99).normal(0, 1, (OUT, inputs))
+    truth = np.random.default_rng(99).normal(0, inputs**-0.5, (OUT, inputs))
     x = rng.normal(0, 1, (samples, inputs)).astype(np.float32)
     y = (x @ truth.T + rng.normal(0, 0.05, (samples, OUT))).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
