@@ -48,6 +48,7 @@ VERBS: dict[str, Verb] = {
     "service install": Verb("edge_sft.cli.service:install", "Have the agent start with the machine, hardened."),
     "federate init": Verb("edge_sft.cli.federate:init", "Make a federation: authority, certificate, settings."),
     "federate up": Verb("edge_sft.cli.federate:up", "Run the coordinator that sites reach."),
+    "federate simulate": Verb("edge_sft.cli.federate_simulate:simulate", "Try it here, on data cut into sites."),
     "federate invite": Verb("edge_sft.cli.federate:invite", "Write the file with which a site joins."),
     "federate run": Verb("edge_sft.cli.federate:run", "Fine-tune over all approved sites."),
     "federate status": Verb("edge_sft.cli.federate:status", "Show sites, runs, and what to mend."),
@@ -143,6 +144,8 @@ def main() -> None:
 
         typer.echo(f"edge-sft {edge_sft.__version__}")
         return
+    if sys.argv[1:2] == ["federate"] and "--simulate" in sys.argv:  # the same by another name
+        sys.argv[1:] = ["federate", "simulate", *(word for word in sys.argv[2:] if word != "--simulate")]
     try:
         if "--to" in sys.argv and sys.argv[1] in ELSEWHERE:
             from edge_sft.cli.remote import look

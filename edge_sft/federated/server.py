@@ -74,8 +74,8 @@ def serve(grid: Grid, run_config: Mapping[str, Any], settings: Settings) -> Stat
     store.stopped("")
     try:
         state = coordinator.run()
-    except EdgeSftError as error:
-        store.stopped(str(error))
+    except Exception as error:
+        store.stopped(str(error) if isinstance(error, EdgeSftError) else f"{type(error).__name__}: {error}")
         raise
     store.write_result(state.weights, summarise(store, section, state))
     return state
