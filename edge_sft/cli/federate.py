@@ -144,7 +144,7 @@ def run(
 
     from edge_sft.cli.console import progress
     from edge_sft.cli.paths import environment
-    from edge_sft.federated import coordinator, running, superlink
+    from edge_sft.federated import coordinator, running, sites, superlink
     from edge_sft.federated.app import app_directory
 
     folder, federation = coordinator.load(_root(directory))
@@ -162,6 +162,7 @@ def run(
     if running.finished(place):
         console.print(f"{name} is finished: {place / 'result'}")
         return
+    running.check_sites(place, sites.read(folder.sites))
     try:
         with progress() as bars:
             running.follow(

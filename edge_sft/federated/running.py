@@ -18,6 +18,7 @@ from edge_sft.errors import DeviceError, NetworkError, UserError
 from edge_sft.federated import chain
 from edge_sft.federated.run_store import FACTS, RECIPE, RESULT, ROUNDS, STOPPED, RunStore
 from edge_sft.federated.settings import section_of
+from edge_sft.federated.sites import Sites
 from edge_sft.federated.superlink import RunState
 from edge_sft.progress import Progress
 
@@ -59,6 +60,18 @@ def prepare(runs: Path, name: str, recipe: Path | None, rounds: int | None) -> P
     store = RunStore(runs, name)
     store.recipe()
     return store.folder
+
+
+def check_sites(folder: Path, known: Sites) -> None:
+    """Refuse a run that can never reach its quorum. Raises UserError."""
+    quorum = section_of(_read(folder / RECIPE), str(folder / RECIPE)).quorum
+    if len(known.approved) < quorum:
+        names = ", ".join(site.name for site in known.approved) or "none yet"
+        raise UserError(
+            f"run {folder.name}",
+            f"needs {quorum} sites and {len(known.approved)} are approved ({names})",
+            "edge-sft federate invite SITE, then edge-sft site approve FILE; or a smaller `quorum` in the recipe.",
+        )
 
 
 def rounds_of(folder: Path) -> int:

@@ -161,10 +161,17 @@ class Supervisor:
     def _sweep(self, part: Part) -> None:
         """End what a killed part, or the part of a killed supervisor, left running: its session and its mark tell."""
         session = _read_pid(self._pid_file(part))
-        for pid in _processes():
-            if _mark_of(pid) == self._mark(part) or (session and _session_of(pid) == session and _is(pid, part)):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        left = [
+            pid
+            for pid in _processes()
+            if _mark_of(pid) == self._mark(part) or (session and _session_of(pid) == session and _is(pid, part))
+        ]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _GRACE_S
+        while any(_holds(pid) for pid in left) and time.monotonic() < deadline:
+            time.sleep(0.05)  # a killed process holds its ports until the kernel has taken it down
 
     def _mark(self, part: Part) -> str:
         return f"{self._folder}:{part.name}"
@@ -246,6 +253,14 @@ def _processes() -> list[int]:
     proc = Path("/proc")  # where there is none (macOS, Windows), nothing is swept
     pids = [int(entry.name) for entry in proc.iterdir() if entry.name.isdecimal()] if proc.is_dir() else []
     return [pid for pid in pids if pid != os.getpid()]
+
+
+def _holds(pid: int) -> bool:
+    """Tell whether a process still has what it had; one that only waits to be reaped has nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _mark_of(pid: int) -> str:

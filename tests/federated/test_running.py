@@ -10,6 +10,7 @@ import pytest
 
 from edge_sft.errors import DeviceError, NetworkError, UserError
 from edge_sft.federated import running
+from edge_sft.federated.sites import Site, Sites
 from edge_sft.federated.status import _run
 from edge_sft.federated.superlink import RunState
 
@@ -181,6 +182,15 @@ def test_a_superlink_with_a_new_database_knows_nothing_of_it(tmp_path):
     flower = Flower(begun(tmp_path), round_(1, a="ok"), unknown, round_(2, a="ok"), result)
     follow(flower)
     assert flower.started == [100, 101]
+
+
+def test_too_few_sites_are_said_before_anything_starts(tmp_path):
+    one = Site(name="a", fingerprint="x", node_id="1", state="approved", since="")
+    folder = begun(tmp_path)
+
+    with pytest.raises(UserError, match=r"needs 2 sites and 1 are approved \(a\)"):
+        running.check_sites(folder, Sites(site=(one, one.model_copy(update={"name": "b", "state": "revoked"}))))
+    running.check_sites(folder, Sites(site=(one, one.model_copy(update={"name": "b"}))))
 
 
 @pytest.mark.parametrize(
