@@ -97,7 +97,7 @@ def speeds(loops: dict[str, tuple[Step, bool]], steps: int, batch: int, device: 
     took: dict[str, list[float]] = {title: [] for title in loops}
     for number in range(steps + WARM_UP):
         for title, (step, exact) in loops.items():
-            with fit._deterministic(device) if exact else nullcontext():
+            with fit.deterministic(device) if exact else nullcontext():
                 wait()
                 begin = time.perf_counter()
                 step(number)

@@ -76,14 +76,14 @@ def run(
     save_every_s: float = SAVE_EVERY_S,
 ) -> CheckpointMeta | None:
     """Do what `fit` does as one process of ``world``; processes other than the first return None."""
-    _refuse(recipe, dataset)
+    refuse(recipe, dataset)
     job = Job(recipe, dataset, out, recipe_text, training_key(recipe, dataset))
-    done = _finished(out, job.key)
+    done = finished(out, job.key)
     if done is not None:
         return done
     device = machine.choose_device(recipe.train.device)
     machine.keep_freed_memory()
-    with _deterministic(device):
+    with deterministic(device):
         return _train(job, device, progress, world, save_every_s)
 
 
@@ -106,7 +106,7 @@ def _train(
         progress=progress,
     )
     if not tensors:
-        facts.strength = _warm_up(recipe, network, pictures["train"], progress)
+        facts.strength = warm_up(recipe, network, pictures["train"], progress)
     tuning = FineTuning(
         network,
         recipe.train,
@@ -135,7 +135,8 @@ def _size(recipe: Recipe) -> tuple[int, int]:
     return geometry.height, geometry.width
 
 
-def _refuse(recipe: Recipe, dataset: Dataset) -> None:
+def refuse(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise DataError where there is nothing to learn from."""
     train = dataset.split("train")
     where = str(dataset.root)
     if not train:
@@ -154,7 +155,8 @@ def _refuse(recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
-def _finished(out: Path, key: str) -> CheckpointMeta | None:
+def finished(out: Path, key: str) -> CheckpointMeta | None:
+    """Return the checkpoint of this very training where it is there already."""
     try:
         meta = files.read_meta(out)
     except DataError:
@@ -163,7 +165,8 @@ def _finished(out: Path, key: str) -> CheckpointMeta | None:
 
 
 @contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Let torch choose kernels that give the same bits every time."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     # a few CUDA kernels have no deterministic twin: there it is best effort, on the CPU it is a promise
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
@@ -173,7 +176,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def _warm_up(recipe: Recipe, network: Network, train: Pictures, progress: Progress) -> float:
+def warm_up(recipe: Recipe, network: Network, train: Pictures, progress: Progress) -> float:
     """Put the logistic regression on frozen features into the head; returns its L2 strength."""
     progress.start("Learning on frozen features", len(train))
     features = Scorer(network, train.images).features(progress)

@@ -31,6 +31,7 @@ from edge_sft.training.state import Facts, Store
 from edge_sft.training.world import World
 
 BETAS = (0.9, 0.99)
+_GENTLE = 10  # steps
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class FineTuning:
         self._pictures, self._val = pictures, val
         self._store, self._world, self._meter, self._progress = store, world, meter, progress
         self._save_every_s = save_every_s
+        self._proximal = 0.0
         self._steps = schedule.step_count(
             train, len(pictures), pictures.images.shape[1] * pictures.images.shape[2], gpu=network.device.type == "cuda"
         )
@@ -83,14 +85,7 @@ class FineTuning:
         if tensors:
             self._restore(tensors)
         scorer = Scorer(self._network, self._val.images)
-        order = schedule.order(
-            self._pictures.labels,
-            self._pictures.weights,
-            steps=self._steps,
-            batch=self._train.batch_size,
-            balance=self._train.class_balance,
-            seed=self._train.seed,
-        )
+        order = self._order()
         every, saved = schedule.validate_every(self._steps), time.monotonic()
         self._progress.start("Fine-tuning", self._steps)
         self._progress.advance(facts.step)
@@ -111,7 +106,44 @@ class FineTuning:
             self._progress.advance(1, note)
         return Outcome(self._start, self._network.copy(), self._best, facts)
 
-    def _step(self, step: int, chosen: NDArray[np.int64]) -> None:
+    def stretch(self, begun: int, steps: int, *, whole: int, proximal: float) -> float:
+        """Make a part of a longer course, from the parameters as they are; nothing is judged or kept.
+
+        Args:
+            begun: How many steps of the course were made before.
+            steps: How many to make now.
+            whole: How many there are in all: what the learning rates and the order of pictures go by.
+            proximal: How strongly it is pulled back to where this stretch began.
+
+        Returns:
+            The mean loss.
+
+        Raises:
+            DataError: The loss is no number any more.
+        """
+        self._steps, self._proximal = whole, proximal
+        order = self._order()
+        self._progress.start("Fine-tuning", steps)
+        lost = 0.0
+        for step in range(begun, begun + steps):
+            # after a pause the optimiser knows no sizes: full steps would undo what was learnt
+            gentle = min(1.0, (step - begun + 1) / _GENTLE) if begun else 1.0
+            lost += self._step(step, order[step], gentle)
+            self._progress.advance()
+        return lost / max(steps, 1)
+
+    def _order(self) -> NDArray[np.int64]:
+        return schedule.order(
+            self._pictures.labels,
+            self._pictures.weights,
+            steps=self._steps,
+            batch=self._train.batch_size,
+            balance=self._train.class_balance,
+            seed=self._train.seed,
+        )
+
+    def _step(self, step: int, chosen: NDArray[np.int64], gentle: float = 1.0) -> float:
+        """Make one step; returns its loss."""
         seed = schedule.step_seed(self._train.seed, step)
         torch.manual_seed(seed)  # dropout
         generator = torch.Generator().manual_seed(seed)
@@ -124,7 +156,8 @@ class FineTuning:
         logits = self._network.logits(self._network.lower(images))
         each = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self._train.label_smoothing)
         loss = each.sum() / len(chosen)
-        if not math.isfinite(float(loss.detach())):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise DataError(
                 f"training step {step + 1}",
                 "the loss is not a number any more",
@@ -133,13 +166,22 @@ class FineTuning:
         self._optimizer.zero_grad(set_to_none=False)
         loss.backward()  # type: ignore[no-untyped-call]
         learning = list(self._network.learning.values())
-        self._world.sum(value.grad for value in learning if value.grad is not None)
+        self._world.sum(part.grad for part in learning if part.grad is not None)
+        if self._proximal:
+            self._pull()
         torch.nn.utils.clip_grad_norm_(learning, 5.0)
-        factor = schedule.rate_factor(step, self._steps)
+        factor = gentle * schedule.rate_factor(step, self._steps)
         for group in self._optimizer.param_groups:
             group["lr"] = group["base"] * factor
         self._optimizer.step()
         self._average(step)
+        return value
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        for name, part in self._network.learning.items():
+            if part.grad is not None:
+                part.grad.add_(part - self._start[name], alpha=self._proximal)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:

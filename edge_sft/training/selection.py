@@ -33,17 +33,22 @@ def choose(network: Network, outcome: Outcome, val: Pictures) -> Choice:
     Blending start and end of fine-tuning in weight space (WiSE-FT, Wortsman et al. 2022) keeps what the
     pre-trained features knew: it is what holds up when validation parts are of other groups than training parts.
     """
+    facts = outcome.facts
+    candidates = {"head": outcome.start}
+    if facts.best_step:  # else the averaged weights never were better than where they started
+        candidates["averaged"] = outcome.best
+        candidates |= {f"blend {share:.2f}": blend(outcome.start, outcome.best, share) for share in _BLENDS}
+    if facts.step:
+        candidates["raw"] = outcome.raw
+    return best_of(network, candidates, val)
+
+
+def best_of(network: Network, candidates: dict[str, Parameters], val: Pictures) -> Choice:
+    """Judge candidates on validation and return the best; the first of equals, but ``averaged`` before all."""
     scorer = Scorer(network, val.images)
     scorer.keep()
-    facts = outcome.facts
-    candidates = [("head", outcome.start)]
-    if facts.best_step:  # else the averaged weights never were better than where they started
-        candidates.append(("averaged", outcome.best))
-        candidates += [(f"blend {share:.2f}", blend(outcome.start, outcome.best, share)) for share in _BLENDS]
-    if facts.step:
-        candidates.append(("raw", outcome.raw))
     found: list[Choice] = []
-    for name, parameters in candidates:
+    for name, parameters in candidates.items():
         network.put(parameters)
         logits = scorer.logits()
         found.append(Choice(name, parameters, logits, {name: round(merit(logits, val.labels, val.weights), 6)}))

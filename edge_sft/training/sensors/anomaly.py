@@ -65,19 +65,40 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
         UserError: A recipe that does not fit the task.
         DataError: No training run is long enough to be a healthy one.
     """
-    _check(recipe)
+    check(recipe)
     name, tried = _choose(recipe, dataset, progress)
     encoder = _encoder(recipe, dataset.split("train"), progress) if name == ENCODER else None
+    return conclude(recipe, dataset, name, encoder, {"tried": tried}, progress)
+
+
+def conclude(
+    recipe: SensorRecipe,
+    dataset: SensorDataset,
+    name: str,
+    encoder: nn.Module | None,
+    told: dict[str, Any],
+    progress: Progress,
+) -> Trained:
+    """Judge every split's runs, each by its own beginning, and put the finished model together.
+
+    Args:
+        recipe: What was trained.
+        dataset: The runs, with their splits.
+        name: The method.
+        encoder: Its learnt net, where it has one.
+        told: What ``training`` in checkpoint.json shall say besides.
+        progress: Told run by run.
+    """
     task, module, policy, config = assembled = assemble(
         recipe, name, encoder, usual=usual_shares(recipe, dataset.split("train"))
     )
-    judged = {split: _judge(recipe, assembled, dataset.split(split), split, progress) for split in _SPLITS}
+    judged = {split: judge(recipe, assembled, dataset.split(split), split, progress) for split in _SPLITS}
     scores: dict[str, NDArray[Any]] = {}
     for split, runs in judged.items():
         if split != "train":
             scores |= scores_of(split, runs)
     scores |= {f"default/{key}": value for key, value in _defaults(recipe, task, module, policy, dataset).items()}
-    facts: dict[str, Any] = {"chosen": name, "tried": tried, "not_commissioned": _reasons(judged)}
+    facts: dict[str, Any] = {"chosen": name, **told, "not_commissioned": _reasons(judged)}
     return Trained(
         module=module,
         task=task,
@@ -144,7 +165,8 @@ def assemble(
     return task, module, policy, config
 
 
-def _check(recipe: SensorRecipe) -> None:
+def check(recipe: SensorRecipe) -> None:
+    """Raise UserError where a recipe asks for what an anomaly detector cannot be."""
     architecture = recipe.model.architecture
     if architecture != "auto" and architecture not in METHODS:
         known = ", ".join(("auto", *METHODS))
@@ -173,7 +195,7 @@ def _choose(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) ->
         return "bank", {}
     chosen = [runs[index] for index in spread(len(runs), _CHOICE_RUNS)]
     judged = {
-        name: _judge(recipe, assemble(recipe, name), chosen, f"train, {name}", progress)
+        name: judge(recipe, assemble(recipe, name), chosen, f"train, {name}", progress)
         for name in METHODS
         if name != ENCODER
     }
@@ -196,7 +218,7 @@ def _by_unheard(recipe: SensorRecipe, train: Sequence[Run], chosen: Sequence[Run
         left = [run for run in chosen if run.group in out]
         if left:
             encoder = _encoder(recipe, [run for run in train if run.group not in out], progress)
-            judged += _judge(recipe, assemble(recipe, ENCODER, encoder), left, f"train, {ENCODER}", progress)
+            judged += judge(recipe, assemble(recipe, ENCODER, encoder), left, f"train, {ENCODER}", progress)
     return judged
 
 
@@ -208,9 +230,10 @@ def _features(recipe: SensorRecipe) -> int:
     return (STATISTICS + recipe.model.embedding) * len(recipe.windowing().names)
 
 
-def _judge(
+def judge(
     recipe: SensorRecipe, assembled: Assembled, runs: Sequence[Run], title: str, progress: Progress
 ) -> list[Judged]:
+    """Return what a method says of each run that is long enough, judged by its own beginning."""
     task, module, policy, _ = assembled
     infer = asker(module, task)
     progress.start(f"judging {title}", len(runs))

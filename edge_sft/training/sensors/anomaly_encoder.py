@@ -64,32 +64,64 @@ def learn(recipe: SensorRecipe, healthy: Sequence[Healthy], progress: Progress) 
     Returns:
         The net in eval mode; an untrained one where no stretch is long enough.
     """
-    how = recipe.train
-    generator = torch.Generator().manual_seed(how.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(how.seed)
-        encoder = PatchEncoder(recipe.window.length, recipe.model.embedding)
-        heads = _Heads(recipe.model.embedding)
-    stretches = [one for one in (_stretch(recipe, part) for part in healthy) if len(one.patches) > 2 * _RADIUS]
-    if not stretches:
-        return encoder.eval()
-    steps = _AUTO_STEPS if how.steps == "auto" else how.steps
-    parameters = [*encoder.parameters(), *heads.parameters()]
-    highest = _AUTO_RATE if how.learning_rate == "auto" else how.learning_rate
-    optimizer = torch.optim.AdamW(parameters, lr=highest, weight_decay=how.weight_decay)
-    progress.start("learning what channels look like", steps)
-    for step in range(steps):
-        fraction = step / steps
-        rate = _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + cos(pi * fraction))
-        for group in optimizer.param_groups:
-            group["lr"] = highest * rate
-        batch = _draw(stretches, how.batch_size, generator)
-        loss = _loss(encoder, heads, batch, max(0.0, 1 - fraction / _PRETEXT_SHARE), generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        progress.advance()
-    return encoder.eval()
+    course = Course.of(recipe, healthy)
+    if course.stretches:
+        progress.start("learning what channels look like", course.steps)
+        course.go(0, course.steps, whole=course.steps, seed=recipe.train.seed, progress=progress)
+    return course.encoder.eval()
+
+
+@dataclass(frozen=True)
+class Course:
+    """The encoder being taught: the nets, the stretches that teach, and how many steps the recipe asks for."""
+
+    recipe: SensorRecipe
+    encoder: PatchEncoder
+    heads: _Heads
+    stretches: tuple[_Stretch, ...]
+    steps: int
+
+    @classmethod
+    def of(cls, recipe: SensorRecipe, healthy: Sequence[Healthy]) -> Course:
+        """Draw the nets from the recipe's seed and lay out what teaches; stretches that are too short are left out."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.train.seed)
+            encoder = PatchEncoder(recipe.window.length, recipe.model.embedding)
+            heads = _Heads(recipe.model.embedding)
+        found = (_stretch(recipe, part) for part in healthy)
+        long_enough = tuple(one for one in found if len(one.patches) > 2 * _RADIUS)
+        steps = _AUTO_STEPS if recipe.train.steps == "auto" else recipe.train.steps
+        return cls(recipe, encoder, heads, long_enough, steps)
+
+    def go(self, begun: int, steps: int, *, whole: int, seed: int, progress: Progress, proximal: float = 0.0) -> float:
+        """Make steps ``begun`` to ``begun + steps`` of a course of ``whole``, in place; returns the mean loss.
+
+        ``proximal`` pulls the nets towards where these steps began.
+        """
+        how = self.recipe.train
+        generator = torch.Generator().manual_seed(seed)
+        parameters = [*self.encoder.train().parameters(), *self.heads.parameters()]
+        began = [parameter.detach().clone() for parameter in parameters] if proximal else []
+        highest = _AUTO_RATE if how.learning_rate == "auto" else how.learning_rate
+        optimizer = torch.optim.AdamW(parameters, lr=highest, weight_decay=how.weight_decay)
+        lost = torch.zeros(())
+        for step in range(begun, begun + steps):
+            fraction = step / whole
+            rate = _FINAL_RATE + (1 - _FINAL_RATE) * 0.5 * (1 + cos(pi * fraction))
+            for group in optimizer.param_groups:
+                group["lr"] = highest * rate
+            batch = _draw(self.stretches, how.batch_size, generator)
+            loss = _loss(self.encoder, self.heads, batch, max(0.0, 1 - fraction / _PRETEXT_SHARE), generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for parameter, before in zip(parameters if began else (), began, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach() - before, alpha=proximal)
+            optimizer.step()
+            lost += loss.detach()
+            progress.advance()
+        self.encoder.eval()
+        return float(lost) / max(steps, 1)
 
 
 class _Heads(nn.Module):

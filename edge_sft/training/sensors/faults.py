@@ -55,8 +55,21 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
         UserError: A recipe that does not fit the task.
         DataError: Labels of which no training run has a window.
     """
-    task = task_of(recipe)
     known, module, chosen, config = learn(recipe, dataset.split("train"), progress, root=str(dataset.root))
+    return conclude(recipe, dataset, known, module, chosen, config, progress)
+
+
+def conclude(
+    recipe: SensorRecipe,
+    dataset: SensorDataset,
+    known: Examples,
+    module: FaultClassifier,
+    chosen: Chosen,
+    config: dict[str, Any],
+    progress: Progress,
+) -> Trained:
+    """Score every split and put the finished model together; the arguments are what `learn` returns."""
+    task = task_of(recipe)
     judged = [Judged.of(module, recipe, split, dataset.split(split), progress) for split in _JUDGED]
     policy, notes = _policy(recipe, task, judged[0], known, chosen)
     scores: dict[str, NDArray[Any]] = {}
@@ -90,20 +103,42 @@ def learn(
         UserError: A recipe that does not fit the task.
         DataError: Labels of which no run has a window; ``root`` says where.
     """
-    task, names, how = task_of(recipe), views_of(recipe), training_of(recipe)
+    heard = hear(recipe, runs, progress, root=root)
+    known, how = heard.known, training_of(recipe)
+    progress.start("choosing views, fitting nets", 2)
+    chosen = choose_views(known, heard.fronts.names, how, recipe.train.folds)
+    tried = chosen.tried.get(joined(heard.fronts.names, chosen.views))
+    progress.advance(note="" if tried is None else f"machines left out {tried:.3f}")
+    module, config = heard.assembled(recipe, chosen, fit_heads(known.views(chosen.views), how))
+    progress.advance()
+    return known, module, chosen, config
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The training runs as all views see them: what looks at windows, its config, the labelled windows."""
+
+    fronts: Fronts
+    config: dict[str, Any]
+    known: Examples
+
+    def assembled(
+        self, recipe: SensorRecipe, chosen: Chosen, heads: list[Heads]
+    ) -> tuple[FaultClassifier, dict[str, Any]]:
+        """Return the classifier of the chosen views' nets, in eval mode, and its config."""
+        return _assembled(recipe, self.fronts, self.config, chosen, heads)
+
+
+def hear(recipe: SensorRecipe, runs: tuple[Run, ...], progress: Progress, *, root: str) -> Heard:
+    """Compute all views of the training windows. Raises what `learn` raises."""
+    task, names = task_of(recipe), views_of(recipe)
     fronts, config = fronts_of(recipe, runs, names)
     drop, seed = recipe.train.channel_drop, recipe.train.seed
     title = "listening to the training machines"
     heard = examples_of(fronts, recipe.windowing(), runs, progress, title=title, channel_drop=drop, seed=seed)
     known = heard.take(heard.label >= 0)
     _check_labels(known, task, root)
-    progress.start("choosing views, fitting nets", 2)
-    chosen = choose_views(known, names, how, recipe.train.folds)
-    tried = chosen.tried.get(joined(names, chosen.views))
-    progress.advance(note="" if tried is None else f"machines left out {tried:.3f}")
-    module, config = _assembled(recipe, fronts, config, chosen, fit_heads(known.views(chosen.views), how))
-    progress.advance()
-    return known, module, chosen, config
+    return Heard(fronts, config, known)
 
 
 def _assembled(

@@ -49,16 +49,16 @@ def fit_sensors(
         DeviceError: The disk refuses a file.
     """
     key = training_key(recipe, dataset)
-    done = _finished(out, key)
+    done = finished(out, key)
     if done is not None:
         return done
     if not dataset.split("train"):
         raise DataError(str(dataset.root), "has no runs to train on", "Look at what `edge-sft check` says.")
     began = time.monotonic()
-    with _reproducible(recipe.train.seed):
+    with reproducible(recipe.train.seed):
         trained: Trained = import_module(KINDS[recipe.task.kind]).train(recipe, dataset, progress)
     facts = {**trained.facts, "key": key, "config": trained.config, "wall_s": round(time.monotonic() - began, 1)}
-    return _write(recipe, dataset, out, recipe_text, trained, facts)
+    return write(recipe, dataset, out, recipe_text, trained, facts)
 
 
 def training_key(recipe: SensorRecipe, dataset: SensorDataset) -> str:
@@ -74,7 +74,7 @@ def training_key(recipe: SensorRecipe, dataset: SensorDataset) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _write(
+def write(
     recipe: SensorRecipe,
     dataset: SensorDataset,
     out: Path,
@@ -82,6 +82,7 @@ def _write(
     trained: Trained,
     facts: dict[str, object],
 ) -> CheckpointMeta:
+    """Write a finished model's checkpoint directory, checkpoint.json last. Raises DeviceError: the disk refuses."""
     from safetensors.torch import save
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in trained.module.state_dict().items()}
@@ -106,7 +107,8 @@ def _write(
     return meta
 
 
-def _finished(out: Path, key: str) -> CheckpointMeta | None:
+def finished(out: Path, key: str) -> CheckpointMeta | None:
+    """Return the checkpoint of this very training where it is there already."""
     try:
         meta = files.read_meta(out)
     except DataError:
@@ -115,7 +117,7 @@ def _finished(out: Path, key: str) -> CheckpointMeta | None:
 
 
 @contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
+def reproducible(seed: int) -> Iterator[None]:
     """Fixed seed, deterministic kernels, one thread: these nets are too small to share, and sums keep their order."""
     before = (
         torch.are_deterministic_algorithms_enabled(),

@@ -45,25 +45,56 @@ def fit_heads(examples: Examples, how: Training) -> list[Heads]:
     Returns:
         In eval mode, one `Heads` a view.
     """
-    weights = torch.from_numpy(balanced_weights(examples.label, examples.group))
-    labels = torch.from_numpy(examples.label)
     draw = torch.Generator().manual_seed(how.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)  # weights and dropout
-        heads = [_standardising(part, how) for part in examples.features]
-        seen = [head.standardised(part) for head, part in zip(heads, examples.features, strict=True)]
-        parameters = [parameter for head in heads for parameter in head.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=how.learning_rate, weight_decay=how.weight_decay)
-        for _ in range(how.steps):
-            batch = torch.multinomial(weights, how.batch_size, replacement=True, generator=draw)
-            loss = sum(
-                (_loss(head, part[batch], labels[batch], draw) for head, part in zip(heads, seen, strict=True)),
-                torch.zeros(()),
-            )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        heads = fresh_heads(examples, how)
+        _fit(heads, examples, how, draw)
     return [head.eval() for head in heads]
+
+
+def fresh_heads(examples: Examples, how: Training) -> list[Heads]:
+    """Return untrained nets of each view in training mode, drawn from torch's generator, standardising as examples."""
+    return [_standardising(part, how) for part in examples.features]
+
+
+def fit_on(heads: list[Heads], examples: Examples, how: Training, *, proximal: float = 0.0) -> float:
+    """Fit nets further from where they are, in place; returns the mean loss.
+
+    ``proximal`` pulls them towards where they are now.
+    """
+    draw = torch.Generator().manual_seed(how.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(how.seed)
+        for head in heads:
+            head.train()
+        lost = _fit(heads, examples, how, draw, proximal)
+    for head in heads:
+        head.eval()
+    return lost
+
+
+def _fit(heads: list[Heads], examples: Examples, how: Training, draw: torch.Generator, proximal: float = 0.0) -> float:
+    weights = torch.from_numpy(balanced_weights(examples.label, examples.group))
+    labels = torch.from_numpy(examples.label)
+    seen = [head.standardised(part) for head, part in zip(heads, examples.features, strict=True)]
+    parameters = [parameter for head in heads for parameter in head.parameters()]
+    began = [parameter.detach().clone() for parameter in parameters] if proximal else []
+    optimizer = torch.optim.AdamW(parameters, lr=how.learning_rate, weight_decay=how.weight_decay)
+    lost = torch.zeros(())
+    for _ in range(how.steps):
+        batch = torch.multinomial(weights, how.batch_size, replacement=True, generator=draw)
+        loss = sum(
+            (_loss(head, part[batch], labels[batch], draw) for head, part in zip(heads, seen, strict=True)),
+            torch.zeros(()),
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter, before in zip(parameters if began else (), began, strict=True):
+            parameter.grad.add_(parameter.detach() - before, alpha=proximal)  # type: ignore[union-attr]
+        optimizer.step()
+        lost += loss.detach()
+    return float(lost) / max(how.steps, 1)
 
 
 def _standardising(features: Tensor, how: Training) -> Heads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +19,17 @@ from edge_sft.progress import Progress
 _DEAD = 1e-6
 _WARM_UP = 0.1  # share of the steps in which the learning rate rises; afterwards it falls along a cosine
 _CHUNK = 4096
+_GENTLE = 20  # steps: after a pause the optimiser knows no sizes, and full steps would undo what was learnt
 _SHARE = 0.375  # of a batch for nets that look over time: by cross-validation as good, in a third of the time
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How nets are trained; ``channel_drop`` is the share of rows that learn with one channel missing."""
+    """How nets are trained; ``channel_drop`` is the share of rows that learn with one channel missing.
+
+    ``begun`` and ``whole`` make the steps part of a longer course of learning rates: so many were made before, and so
+    many there are in all (None = these are all). ``proximal`` pulls towards where these steps began.
+    """
 
     steps: int
     batch_size: int
@@ -32,6 +38,9 @@ class Schedule:
     dropout: float
     channel_drop: float
     seed: int
+    begun: int = 0
+    whole: int | None = None
+    proximal: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,11 @@ def standardise(members: Members, features: NDArray[np.float32], ready: list[boo
     members.scale.copy_(torch.from_numpy(scale))
 
 
-def train(members: Members, material: Material, schedule: Schedule, progress: Progress) -> None:
+def train(members: Members, material: Material, schedule: Schedule, progress: Progress) -> float:
     """Train all nets from where they are, in place; the same arguments give the same bits.
+
+    Returns:
+        The mean square error over the steps and nets.
 
     Raises:
         DataError: The loss is no number.
@@ -82,13 +94,17 @@ def train(members: Members, material: Material, schedule: Schedule, progress: Pr
     batched = [number for number, net in enumerate(members.nets) if _linears(net)]
     others = [number for number in range(len(members.nets)) if number not in batched]
     progress.start("Training", schedule.steps * ((len(batched) > 0) + len(others)))
+    lost = 0.0
     if batched:
-        _train(_Stack([members.nets[number] for number in batched]), members, material, batched, schedule, progress)
+        lost += _train(
+            _Stack([members.nets[number] for number in batched]), members, material, batched, schedule, progress
+        )
     smaller = replace(schedule, batch_size=max(2, int(schedule.batch_size * _SHARE)))
     for number in others:  # one after the other: their batches would not fit into a processor's cache
         with torch.random.fork_rng(devices=[]):  # layers' dropout knows only torch's own generator
             torch.manual_seed(schedule.seed)
-            _train(_Alone(members.nets[number]), members, material, [number], smaller, progress)
+            lost += _train(_Alone(members.nets[number]), members, material, [number], smaller, progress)
+    return lost / max(len(members.nets), 1)
 
 
 def _train(
@@ -98,7 +114,8 @@ def _train(
     which: list[int],
     schedule: Schedule,
     progress: Progress,
-) -> None:
+) -> float:
+    """Train some of the nets; returns the sum of their mean losses."""
     generator = torch.Generator().manual_seed(schedule.seed)
     groups: list[dict[str, Any]] = [{"params": learner.weights}, {"params": learner.biases, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(
@@ -106,9 +123,9 @@ def _train(
         lr=schedule.learning_rate,
         weight_decay=schedule.weight_decay,
     )
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=max(schedule.steps, 2), pct_start=_WARM_UP
-    )
+    rate = _Rate(optimizer, schedule)
+    began = [part.detach().clone() for group in groups for part in group["params"]] if schedule.proximal else []
+    lost = torch.zeros(())
     own = replace(material, rows=tuple(material.rows[number] for number in which))
     batches = _Batches(members, own, schedule, generator)
     for _ in range(schedule.steps):
@@ -117,14 +134,46 @@ def _train(
         loss = (error * error).mean(dim=1).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        for part, before in zip((*learner.weights, *learner.biases) if began else (), began, strict=True):
+            part.grad.add_(part.detach() - before, alpha=schedule.proximal)  # type: ignore[union-attr]
         optimizer.step()
         rate.step()
+        lost += loss.detach()
         progress.advance()
     if not torch.isfinite(loss):
         raise DataError(
             "training", "the loss is no number any more", "Lower train.learning_rate; look at the channels."
         )
     learner.finish()
+    return float(lost) / max(schedule.steps, 1)
+
+
+class _Rate:
+    """The course of learning rates, or a part of it; a part that is not the first begins gently."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
+        whole = schedule.steps if schedule.whole is None else schedule.whole
+        self._optimizer, self._steps = optimizer, 0
+        self._gentle = _GENTLE if schedule.begun else 0
+        self._course = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, schedule.learning_rate, total_steps=max(whole, 2), pct_start=_WARM_UP
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it suspects a mistake where the course goes on before the first step
+            for _ in range(min(schedule.begun, whole - 1)):
+                self._course.step()
+        self._soften()
+
+    def step(self) -> None:
+        """Go on to the next step's rate."""
+        self._steps += 1
+        self._course.step()
+        self._soften()
+
+    def _soften(self) -> None:
+        if self._steps < self._gentle:
+            for group in self._optimizer.param_groups:
+                group["lr"] *= (self._steps + 1) / self._gentle
 
 
 def each(members: Members, features: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from edge_sft.data.sensors.dataset import Run, SensorDataset
 from edge_sft.errors import BugError, DataError, UserError
 from edge_sft.metrics.remaining_life import coverage, rmse
 from edge_sft.models.sensors.mlp import Members
-from edge_sft.models.sensors.regressor import KINDS, Interval, Regressor, lifelong
+from edge_sft.models.sensors.regressor import KINDS, Front, Interval, Regressor, lifelong
 from edge_sft.policy import RegressionPolicy
 from edge_sft.progress import Progress
 from edge_sft.sensor_recipe import RulTask, SensorRecipe
@@ -60,6 +60,29 @@ class Held:
         return Held(self.value[chosen], self.truth[chosen], self.group[chosen], self.life[chosen])
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What nets are trained on, and the nets before their first step.
+
+    Attributes:
+        front: The fitted normalisation and what looks at windows.
+        members: Untrained nets behind the standardisation.
+        table: The training windows whose remaining life is known.
+        left_out: For each net of one kind the groups that it never sees.
+        material: What the nets are given.
+    """
+
+    front: Front
+    members: Members
+    table: Table
+    left_out: list[NDArray[np.int64]]
+    material: Material
+
+    def held_out(self, members: Members, cap: float) -> Held:
+        """Return what nets say of machines they have not seen; blocks of nets are as ``left_out``."""
+        return held_out(members, self.table, self.left_out * (len(members.nets) // len(self.left_out)), cap)
+
+
 def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> Trained:
     """Train remaining useful life from a sensor recipe and runs; see `edge_sft.training.sensors.fit`.
 
@@ -75,6 +98,13 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
         from edge_sft.training.sensors.finetune import from_base
 
         return from_base(recipe, dataset, progress)
+    prepared = prepare(recipe, dataset)
+    train_members(prepared.members, prepared.material, schedule_of(recipe), progress)
+    return conclude(recipe, dataset, prepared, prepared.members, facts={"kept_base": False})
+
+
+def prepare(recipe: SensorRecipe, dataset: SensorDataset) -> Prepared:
+    """Fit the normalisation, compute the features and make the untrained nets. Raises DataError: too few machines."""
     task = rul_of(recipe)
     runs = lived(dataset.split("train"))
     windowing = recipe.windowing()
@@ -83,7 +113,6 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     check_groups(dataset, table)
     kinds = front.body.kinds
     one_kind = folds(table.group, recipe.train.folds, recipe.train.members, recipe.train.seed)
-    left_out = one_kind * len(kinds)
     torch.manual_seed(recipe.train.seed)
     members = Members(front.body.features, front.body.nets(recipe.model.width, len(one_kind)))
     standardise(members, table.features, front.body.ready())
@@ -91,28 +120,38 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     material = Material(
         features=torch.from_numpy(table.features),
         target=torch.from_numpy(target),
-        rows=tuple(np.flatnonzero(~np.isin(table.group, out)) for out in left_out),
+        rows=tuple(np.flatnonzero(~np.isin(table.group, out)) for out in one_kind * len(kinds)),
         missing=missing(front),
         channel_of=front.body.channel_of,
         always=lifelong(windowing),
     )
-    train_members(members, material, schedule_of(recipe), progress)
-    held = held_out(members, table, left_out, task.cap)
+    return Prepared(front, members, table, one_kind, material)
+
+
+def conclude(
+    recipe: SensorRecipe, dataset: SensorDataset, prepared: Prepared, members: Members, *, facts: dict[str, Any]
+) -> Trained:
+    """Make the interval of what nets say of machines they have not seen, and put the finished model together.
+
+    Args:
+        recipe: What was trained.
+        dataset: The runs, with their splits.
+        prepared: What the nets were trained on.
+        members: The trained nets, block after block of one net for each of ``prepared.left_out``.
+        facts: What ``training`` in checkpoint.json shall say besides.
+    """
+    task, front, table = rul_of(recipe), prepared.front, prepared.table
+    held = prepared.held_out(members, task.cap)
     interval = Interval(len(task.quantiles), conformal.KNOTS, task.cap)
     near = held.near(task.cap)  # healthy rows are covered by the cap itself and would hide the others
     found = conformal.offsets(near.value, near.truth, near.group, task.quantiles, task.cap)
-    judged = known(table_of(front, windowing, lived(dataset.split("val"))))
-    surer = averaging(members, judged, recipe.train.members * len(kinds), held, task.cap)
+    judged = known(table_of(front, recipe.windowing(), lived(dataset.split("val"))))
+    repeats = recipe.train.members * (len(members.nets) // len(prepared.left_out))
+    surer = averaging(members, judged, repeats, held, task.cap)
     interval.offsets.copy_(torch.from_numpy(found * surer))
     module = Regressor(front, members, interval, task.cap).eval()
-    return assemble(
-        recipe,
-        dataset,
-        module,
-        replay_of(table, recipe.train.seed),
-        held=held,
-        facts={"kept_base": False, "averaging": surer},
-    )
+    replay = replay_of(table, recipe.train.seed)
+    return assemble(recipe, dataset, module, replay, held=held, facts={**facts, "averaging": surer})
 
 
 def statistics(length: int) -> tuple[str, ...]:

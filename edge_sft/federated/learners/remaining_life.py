@@ -1,0 +1,215 @@
+"""Remaining life, learnt together: the nets are shared; normalisation, standardisation and interval are a site's own.
+
+Net number i of every site leaves out the i-th fold of that site's machines, and the shared net i is the mean of those.
+So it has never seen them either, at any site, and a site can judge alone, shared and personal nets alike on all its
+training machines, each by nets that do not know it.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from edge_sft.checkpoint import CheckpointMeta
+from edge_sft.data.sensors.dataset import SensorDataset
+from edge_sft.errors import UserError
+from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
+from edge_sft.federated.learners import weights as named
+from edge_sft.metrics.remaining_life import rmse
+from edge_sft.models.sensors.mlp import Members
+from edge_sft.progress import Progress
+from edge_sft.sensor_recipe import SensorRecipe
+from edge_sft.training.sensors import regression
+from edge_sft.training.sensors.features import table_of
+from edge_sft.training.sensors.fit import finished, fit_sensors, reproducible, training_key, write
+from edge_sft.training.sensors.members import Schedule, each
+from edge_sft.training.sensors.members import train as train_members
+
+# Personal nets: how much of the central recipe's course and rate; by machines held out on C-MAPSS' training engines
+PERSONAL_STEPS = 1 / 3
+PERSONAL_RATE = 0.05
+_NUMBERS = ("rmse", "rmse_raw", "rmse_last", "runs")
+
+
+class RemainingLife:
+    """A site's machines with known lives, and the nets."""
+
+    def __init__(self, recipe: SensorRecipe, dataset: SensorDataset, recipe_text: str, work: Path) -> None:
+        if recipe.model.base is not None:
+            raise UserError("model.base", "is of no use to nets that are learnt together", "Leave it out.")
+        self._recipe, self._dataset, self._text, self._work = recipe, dataset, recipe_text, work
+        self._task = regression.rul_of(recipe)
+        with reproducible(recipe.train.seed):
+            self._prepared = regression.prepare(recipe, dataset)
+        self._members = copy.deepcopy(self._prepared.members)
+        self._start = named.digest(self.weights())
+
+    @property
+    def compatible(self) -> Compatible:
+        """What must be equal at all sites."""
+        windowing, body = self._recipe.windowing(), self._prepared.front.body
+        return Compatible(
+            {
+                "task": f"remaining life in {self._task.unit}, capped at {self._task.cap:g}",
+                "quantiles": ", ".join(f"{level:g}" for level in self._task.quantiles),
+                "channels": ", ".join(windowing.names),
+                "window": f"{windowing.length} x {windowing.period_s:g} s",
+                "nets": f"{'+'.join(body.kinds)}, {len(self._members.nets)} of width {self._members.width}",
+                "starting weights": self._start,
+            }
+        )
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What each weight is; the head is every net's last layer."""
+        last = tuple(f"nets.{number}.{_last(net)}." for number, net in enumerate(self._members.nets))
+        return named.parts_of(self._members, self._parameters(), heads=last)
+
+    @property
+    def base(self) -> Path | None:
+        """None: the starting weights are drawn from the recipe's seed."""
+        return None
+
+    @property
+    def samples(self) -> dict[JudgedSplit, int]:
+        """How many windows with a known life there are to learn from, and machines to judge."""
+        return {
+            "train": len(self._prepared.table),
+            "val": len(self._dataset.split("val")),
+            "test": len(self._dataset.split("test")),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the site's data."""
+        return self._dataset.fingerprint
+
+    def weights(self) -> Arrays:
+        """Return copies of the nets' weights."""
+        return named.copies(self._parameters())
+
+    def load(self, weights: Arrays) -> None:
+        """Overwrite the weights that are named. Raises DataError: unknown names, other shapes, not finite."""
+        named.overwrite(self._parameters(), weights)
+
+    def train(
+        self, *, round_number: int, rounds: int, steps: int | None, proximal: float, progress: Progress
+    ) -> Learnt:
+        """Learn for one round: a part of the central course of learning rates. Raises DataError: the loss is none."""
+        asked = regression.schedule_of(self._recipe)
+        count = max(1, asked.steps // rounds) if steps is None else steps
+        schedule = replace(
+            asked,
+            steps=count,
+            begun=(round_number - 1) * count,
+            whole=rounds * count,
+            proximal=proximal,
+            seed=asked.seed + 1000 * round_number,
+        )
+        loss = self._fit(self._members, schedule, progress)
+        return Learnt(len(self._prepared.table), loss, count)
+
+    def judge(self, split: JudgedSplit) -> Judged:
+        """Judge on a split; on training machines each is judged by the nets that have not seen it."""
+        if split == "train":
+            held = self._prepared.held_out(self._members, self._task.cap).near(self._task.cap)
+            error = rmse(held.value, held.truth)
+            return Judged(len(held.value), -error, {"rmse_near": error})
+        runs = self._dataset.split(split)
+        table = table_of(self._prepared.front, self._recipe.windowing(), runs)
+        value = each(self._members, table.features).mean(axis=0).clip(0, 1) * self._task.cap
+        said: dict[str, Any] = {"run": table.run, "rul": table.life, "value": value, "low": value, "high": value}
+        found = regression.numbers(said, self._task.cap, self._task.cap / 2)
+        kept: dict[str, float] = {name: found[name] for name in _NUMBERS if name in found}
+        return Judged(int(found.get("windows", 0)), -kept.get("rmse", 0.0), kept)
+
+    def checkpoint(self, out: Path, *, personal: bool, progress: Progress) -> CheckpointMeta:
+        """Write a checkpoint; see `edge_sft.federated.learner.Learner`."""
+        here = named.digest(self.weights())
+        kind = "personal" if personal else "global"
+        key = f"{training_key(self._recipe, self._dataset)} {kind} {here}"
+        done = finished(out, key)
+        if done is not None:
+            return done
+        began = time.monotonic()
+        members, facts = self._personal(progress) if personal else (self._members, {"chosen": kind})
+        with reproducible(self._recipe.train.seed):
+            facts |= {"kept_base": False, "federated": kind, "global_sha256": here}
+            trained = regression.conclude(self._recipe, self._dataset, self._prepared, members, facts=facts)
+        told = {**trained.facts, "key": key, "config": trained.config, "wall_s": round(time.monotonic() - began, 1)}
+        return write(self._recipe, self._dataset, out, self._text, trained, told)
+
+    def alone(self, out: Path, progress: Progress) -> Members:
+        """Train as `edge-sft train` would, without the others, and return the nets; kept in ``out``."""
+        from edge_sft.models.sensors import inference
+        from edge_sft.models.sensors.regressor import Regressor
+
+        fit_sensors(self._recipe, self._dataset, out, recipe_text=self._text, progress=progress)
+        module = inference.load(out)
+        assert isinstance(module, Regressor)
+        return module.members
+
+    def tuned(self, progress: Progress, *, steps: float = PERSONAL_STEPS, rate: float = PERSONAL_RATE) -> Members:
+        """Return the nets fine-tuned on the site's own machines, gently; the nets themselves stay."""
+        asked = regression.schedule_of(self._recipe)
+        schedule = replace(
+            asked,
+            steps=max(1, round(asked.steps * steps)),
+            learning_rate=asked.learning_rate * rate,
+            seed=asked.seed + 1_000_000,
+        )
+        members = copy.deepcopy(self._members)
+        self._fit(members, schedule, progress)
+        return members
+
+    def candidates(self, alone: Members, tuned: Members) -> dict[str, Members]:
+        """Return what a site may keep: each for itself, and means of what they say (their nets side by side)."""
+        shared = self._members
+        return {
+            "alone": alone,
+            "global": shared,
+            "personal": tuned,
+            "alone + global": self._joined([alone, shared]),
+            "alone + personal": self._joined([alone, tuned]),
+            "global + personal": self._joined([shared, tuned]),
+            "all three": self._joined([alone, shared, tuned]),
+        }
+
+    def held_out_error(self, members: Members) -> float:
+        """Return the root mean square error on training machines, each judged by nets that have not seen it."""
+        held = self._prepared.held_out(members, self._task.cap).near(self._task.cap)
+        return rmse(held.value, held.truth)
+
+    def _personal(self, progress: Progress) -> tuple[Members, dict[str, Any]]:
+        found = self.candidates(self.alone(self._work / "alone", progress), self.tuned(progress))
+        errors = {name: round(self.held_out_error(members), 6) for name, members in found.items()}
+        chosen = min(errors, key=lambda name: errors[name])
+        return found[chosen], {"chosen": chosen, "candidates": errors}
+
+    def _joined(self, sources: Sequence[Members]) -> Members:
+        """Return all their nets, kind by kind as a checkpoint has them; the mean of all is what they say."""
+        many = len(self._prepared.left_out)
+        kinds = range(len(self._members.nets) // many)
+        nets: list[nn.Module] = [
+            copy.deepcopy(net) for kind in kinds for source in sources for net in source.nets[kind * many :][:many]
+        ]
+        return self._members.with_nets(nets)
+
+    def _fit(self, members: Members, schedule: Schedule, progress: Progress) -> float:
+        with reproducible(schedule.seed):
+            return train_members(members, self._prepared.material, schedule, progress)
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return dict(self._members.named_parameters())
+
+
+def _last(net: nn.Module) -> str:
+    """Return the name of a net's last linear layer."""
+    names: list[str] = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)]
+    return names[-1]
