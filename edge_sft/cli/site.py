@@ -141,9 +141,8 @@ def ledger(as_json: AsJson = False, directory: Directory = None) -> None:
         for title in ("time", "run", "round", "kind", "tensors", "bytes", "numbers"):
             table.add_column(title, justify="right" if title in {"round", "tensors", "bytes"} else "left")
         for one in record.records:
-            table.add_row(
-                *(_cell(one.get(key)) for key in ("time", "run", "round", "kind", "tensors", "bytes", "metrics"))
-            )
+            cells = [_cell(one.get(key)) for key in ("time", "run", "round", "kind", "tensors", "bytes")]
+            table.add_row(*cells, _grouped(one.get("metrics", [])))
         console.print(table if record.records else "Nothing left this site yet.")
         total = sum(int(one.get("bytes", 0)) for one in record.records)
         console.print(f"{len(record.records)} messages, {_size(total)}; last line {record.head[:16] or '-'}")
@@ -189,8 +188,17 @@ def _print(findings: list[Finding]) -> None:
         console.print(f"{_MARKS[finding.level]} {escape(f'{finding.what}: {finding.fact}{remedy}')}")
 
 
+def _grouped(names: list[str]) -> str:
+    """Write ``alone/test/rmse, alone/test/runs`` as ``alone/test: rmse, runs``."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        prefix, _, last = name.rpartition("/")
+        groups.setdefault(prefix, []).append(last)
+    return "; ".join(f"{prefix}: {', '.join(last)}" if prefix else ", ".join(last) for prefix, last in groups.items())
+
+
 def _cell(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)
+    return "" if value is None else str(value)
 
 
 def _size(count: int) -> str:

@@ -68,8 +68,8 @@ class Serving:
         Raises:
             UserError: No site here, or another process serves it.
         """
+        site = site_files.read_site(self.directory)
         with site_files.locked(self.directory):
-            site = site_files.read_site(self.directory)
             waits = backoff()
             while not self.stop.is_set():
                 before = self.clock()

@@ -176,10 +176,15 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         UserError: Another process serves this site.
+        DeviceError: The folder is somebody else's.
     """
     import fcntl
 
-    with (directory / LOCK).open("a") as file:
+    try:
+        held = (directory / LOCK).open("a")
+    except OSError as error:
+        raise durable.disk_error(directory / LOCK, error) from error
+    with held as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
