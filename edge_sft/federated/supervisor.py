@@ -82,6 +82,8 @@ class Supervisor:
             DeviceError: A part does not start, the first time; later it is tried for ever.
         """
         with self._alone():
+            for part in reversed(self._parts):
+                self._sweep(part)  # of all, first: a part that then cannot start must not leave an old one serving
             try:
                 for part in self._parts:
                     self._start(part)

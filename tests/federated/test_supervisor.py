@@ -123,6 +123,16 @@ def test_what_a_killed_supervisor_left_is_ended_by_the_next(run, tmp_path):
     stays.wait()
 
 
+def test_what_was_left_of_a_later_part_is_ended_even_where_an_earlier_one_does_not_start(run, tmp_path):
+    environment = {**os.environ, supervisor.MARK: f"{tmp_path}:two"}
+    left = subprocess.Popen([sys.executable, "-c", SLEEP, str(tmp_path / "x")], env=environment, start_new_session=True)
+    eventually((tmp_path / "x").exists, "the one that is left")
+    running = run(part(tmp_path, "one", "raise SystemExit('broken')"), part(tmp_path, "two"))
+    eventually(lambda: running.error, "an error")
+
+    assert left.wait(30) == -signal.SIGKILL
+
+
 def test_parts_start_in_order_and_end_in_the_other(run, tmp_path):
     order: list[str] = []
     script = """
