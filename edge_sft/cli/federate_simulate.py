@@ -60,6 +60,8 @@ def _quiet() -> None:
 
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+    import flwr  # noqa: F401 - it sets its log's level as it is imported
+
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_sft import strict_toml
-from edge_sft.errors import BugError, EdgeSftError, UserError
+from edge_sft.errors import BugError, UserError
 from edge_sft.federated.client import MakeLearner, Place, answer
 from edge_sft.federated.learner import Arrays, Learner
 from edge_sft.federated.messages import BASE, FINAL, HELLO, ROUND, opened
@@ -123,7 +124,17 @@ def app_directory() -> Path:
 
 
 def build_app() -> bytes:
-    """Return the app as Flower packs it (a FAB), the same bytes on every machine.
+    """Return the app as Flower packs it (a FAB), the same bytes on every machine. Raises as `packed_app` does."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "federation"  # only what is the app: no caches, whatever .gitignore lies around
+        folder.mkdir()
+        for name in _FILES:
+            (folder / name).write_bytes((app_directory() / name).read_bytes())
+        return packed_app(folder)
+
+
+def packed_app(folder: Path) -> bytes:
+    """Pack a folder as `flwr run` does.
 
     Raises:
         UserError: Flower is not installed.
@@ -133,17 +144,12 @@ def build_app() -> bytes:
         from flwr.cli.build import build_fab_from_disk
     except ImportError as error:
         raise UserError("edge-sft federate", "needs Flower", "pip install 'edge-sft[federated]'") from error
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "federation"  # only what is the app: no caches, whatever .gitignore lies around
-        folder.mkdir()
-        for name in _FILES:
-            (folder / name).write_bytes((app_directory() / name).read_bytes())
-        try:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Flower's own use of pathspec
             return build_fab_from_disk(folder)
-        except EdgeSftError:
-            raise
-        except Exception as error:
-            raise BugError("the Flower app", f"cannot be packed ({error})", "Check flwr's version.") from error
+    except Exception as error:
+        raise BugError("the Flower app", f"cannot be packed ({error})", "Check flwr's version.") from error
 
 
 def app_sha256() -> str:

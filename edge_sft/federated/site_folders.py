@@ -85,6 +85,11 @@ class _Pool:
             return {item.id: item.group or item.id for item in self._pictures.items}
         return {run.id: run.group for run in self._rows.runs} if self._rows is not None else {}
 
+    def sides(self) -> Partition:
+        """Return for each sample whether it is of the test split: each site needs some of both."""
+        kept = self._pictures.items if self._pictures is not None else self._rows.runs if self._rows else ()
+        return {one.id: "test" if one.split == "test" else "rest" for one in kept}
+
     def labels(self) -> Partition:
         """Return each sample's label, of a run the most frequent one. Raises UserError: there are none."""
         if self._pictures is not None:
@@ -108,7 +113,11 @@ def _cut(pool: _Pool, how: str, sites: int, seed: int) -> Partition:
     kind, alpha = cutting.parse(how)
     groups = pool.groups()
     if kind == "group":
-        return cutting.by_group(groups, sites, seed)
+        sides = pool.sides()
+        parts = [{one: group for one, group in groups.items() if sides[one] == side} for side in ("rest", "test")]
+        if any(len(set(part.values())) < sites for part in parts):
+            parts = [groups]  # too few test groups for each site to get one; sites split their own where they can
+        return {one: where for part in parts for one, where in cutting.by_group(part, sites, seed).items()}
     if kind == "dirichlet":
         return cutting.by_classes(pool.labels(), sites, alpha, seed, least=4, groups=groups)
     path = Path(how)
