@@ -116,7 +116,8 @@ def test_parts_say_what_is_a_head(tmp_path: Path):
     site = learner(tmp_path)
     parts = site.parts
     assert parts.keys() == site.weights().keys()
-    assert set(parts.values()) == {"body", "bias", "head"}
+    assert set(parts.values()) == {"body", "bias", "head", "norm"}
+    assert {name for name, part in parts.items() if part == "norm"} == {"mean", "scale"}
     assert sum(part == "head" for part in parts.values()) == 2 * 3
 
 
@@ -170,9 +171,9 @@ def test_a_joined_model_is_exported(tmp_path: Path):
     from edge_sft.export.sensors.variants import export_sensors
 
     site = learner(tmp_path / "work")
-    joined = site.candidates(site.alone(tmp_path / "work" / "alone", SILENT), site.tuned(SILENT))["alone + personal"]
+    joined = site.candidates(site.alone(tmp_path / "work" / "alone", SILENT), site.tuned(SILENT))["global + personal"]
     assert len(joined.nets) == 6
-    site._personal = lambda progress: (joined, {"chosen": "alone + personal"})  # type: ignore[method-assign]
+    site._personal = lambda progress: (joined, {"chosen": "global + personal"})  # type: ignore[method-assign]
     site.checkpoint(tmp_path / "out", personal=True, progress=SILENT)
     made = export_sensors(tmp_path / "out", plant(0), tmp_path / "onnx", variants=("fp32", "int8-cpu"))
     assert made.files["fp32"].is_file()

@@ -1,4 +1,8 @@
-"""Remaining life, learnt together: the nets are shared; normalisation, standardisation and interval are a site's own.
+"""Remaining life, learnt together: nets and their standardisation are shared; normalisation and interval stay local.
+
+The first round is trained on features standardised by each site's own machines; from then on all use the mean of those
+numbers. Against a site's own standardisation throughout, the personal nets' error on held-out training machines of
+C-MAPSS (MLPs, one seed) fell by 1.1 to 1.9 % on FD002 to FD004 and rose by 1.7 % on FD001.
 
 Net number i of every site leaves out the i-th fold of that site's machines, and the shared net i is the mean of those.
 So it has never seen them either, at any site, and a site can judge alone, shared and personal nets alike on all its
@@ -34,6 +38,7 @@ from edge_sft.training.sensors.members import train as train_members
 # Personal nets: how much of the central recipe's course and rate; by machines held out on C-MAPSS' training engines
 PERSONAL_STEPS = 1 / 3
 PERSONAL_RATE = 0.05
+_STANDARD = ("mean", "scale")  # what makes features comparable: a number each a feature
 _NUMBERS = ("rmse", "rmse_raw", "rmse_last", "runs")
 
 
@@ -48,6 +53,8 @@ class RemainingLife:
         with reproducible(recipe.train.seed):
             self._prepared = regression.prepare(recipe, dataset)
         self._members = copy.deepcopy(self._prepared.members)
+        self._members.mean.zero_()  # until a first round has told how sites' machines are
+        self._members.scale.fill_(1.0)
         self._start = named.digest(self.weights())
 
     @property
@@ -69,7 +76,8 @@ class RemainingLife:
     def parts(self) -> dict[str, Part]:
         """What each weight is; the head is every net's last layer."""
         last = tuple(f"nets.{number}.{_last(net)}." for number, net in enumerate(self._members.nets))
-        return named.parts_of(self._members, self._parameters(), heads=last)
+        found = named.parts_of(self._members, self._parameters(), heads=last)
+        return {name: "norm" if name in _STANDARD else part for name, part in found.items()}
 
     @property
     def base(self) -> Path | None:
@@ -91,7 +99,7 @@ class RemainingLife:
         return self._dataset.fingerprint
 
     def weights(self) -> Arrays:
-        """Return copies of the nets' weights."""
+        """Return copies of the nets' weights and their standardisation."""
         return named.copies(self._parameters())
 
     def load(self, weights: Arrays) -> None:
@@ -112,6 +120,9 @@ class RemainingLife:
             proximal=proximal,
             seed=asked.seed + 1000 * round_number,
         )
+        if round_number == 1:
+            self._members.mean.copy_(self._prepared.members.mean)
+            self._members.scale.copy_(self._prepared.members.scale)
         loss = self._fit(self._members, schedule, progress)
         return Learnt(len(self._prepared.table), loss, count)
 
@@ -169,17 +180,9 @@ class RemainingLife:
         return members
 
     def candidates(self, alone: Members, tuned: Members) -> dict[str, Members]:
-        """Return what a site may keep: each for itself, and means of what they say (their nets side by side)."""
-        shared = self._members
-        return {
-            "alone": alone,
-            "global": shared,
-            "personal": tuned,
-            "alone + global": self._joined([alone, shared]),
-            "alone + personal": self._joined([alone, tuned]),
-            "global + personal": self._joined([shared, tuned]),
-            "all three": self._joined([alone, shared, tuned]),
-        }
+        """Return what a site may keep: each for itself, and the mean of shared and personal (nets side by side)."""
+        both = self._joined([self._members, tuned])
+        return {"alone": alone, "global": self._members, "personal": tuned, "global + personal": both}
 
     def held_out_error(self, members: Members) -> float:
         """Return the root mean square error on training machines, each judged by nets that have not seen it."""
@@ -206,7 +209,7 @@ class RemainingLife:
             return train_members(members, self._prepared.material, schedule, progress)
 
     def _parameters(self) -> dict[str, Tensor]:
-        return dict(self._members.named_parameters())
+        return {**dict(self._members.named_parameters()), **{name: getattr(self._members, name) for name in _STANDARD}}
 
 
 def _last(net: nn.Module) -> str:
