@@ -7,7 +7,7 @@ here. Each round ends with its state on disk, and everything that decides the we
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,50 +21,15 @@ from edge_sft.federated.keys import digest
 from edge_sft.federated.learner import Arrays, Compatible
 from edge_sft.federated.members import Member, Members
 from edge_sft.federated.messages import BASE, FINAL, HELLO, PROTOCOL, ROUND, Scalar, packed
+from edge_sft.federated.phase import Phase, Waiting, finite, mark
 from edge_sft.federated.record import Tally, round_line, stamp
 from edge_sft.federated.run_store import RunStore, State
 from edge_sft.federated.settings import recipe_digest
-from edge_sft.federated.vetting import Expected, Update, outliers, vet
+from edge_sft.federated.vetting import Expected, outliers, vet
 from edge_sft.federated_section import FederatedSection
 
 ATTEMPTS: Final = 3
 _GREETING_S: Final = 120.0  # a node that is asked who it is starts Python, torch and reads its data
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """How long what is waited for.
-
-    Attributes:
-        poll_s: Between two looks for answers.
-        join_s: For approved sites that are not there when a run begins.
-    """
-
-    poll_s: float = 1.0
-    join_s: float = 60.0
-
-
-@dataclass
-class Phase:
-    """One question to all sites, and what came of it.
-
-    Attributes:
-        kind: The message's type.
-        number: The round.
-        until: When it is given up, monotonic seconds.
-        asked: Names of the sites that got the question.
-        whole: Names of the sites that said they lack what an update is relative to.
-        settled: What came of each site, as it is written into the record.
-        updates: Those that were let in, by name.
-    """
-
-    kind: str
-    number: int
-    until: float
-    asked: set[str] = field(default_factory=set)
-    whole: set[str] = field(default_factory=set)
-    settled: dict[str, dict[str, Any]] = field(default_factory=dict)
-    updates: dict[str, Update] = field(default_factory=dict)
 
 
 class Coordinator:
@@ -230,9 +195,9 @@ class Coordinator:
             same = asked.kind == phase.kind and asked.round == phase.number
             what = "this round" if same else f"round {asked.round}"
             why = f"no answer to {what} within {self._clock.now() - asked.at:.0f} s; it is not waited for"
-            _mark(phase, name, "late" if same else "busy", why)
+            mark(phase, name, "late" if same else "busy", why)
         for name in set(self._members.known) - set(phase.asked):
-            _mark(phase, name, "offline", "its node is not connected")
+            mark(phase, name, "offline", "its node is not connected")
 
     def _ended(self, phase: Phase) -> bool:
         if self._clock.now() >= phase.until:
@@ -316,7 +281,7 @@ class Coordinator:
         elif status != "ok":
             fact |= {"status": "refused", "why": reply.text("why") or f"it answered {status!r}"}
         else:
-            fact |= {"status": "ok", "chain": reply.text("chain"), "metrics": _finite(reply.metrics)}
+            fact |= {"status": "ok", "chain": reply.text("chain"), "metrics": finite(reply.metrics)}
             if reply.text("chosen"):
                 fact["chosen"] = reply.text("chosen")
             self._now_holds(name, answer)
@@ -420,14 +385,3 @@ class Coordinator:
             + (f"; {whys}" if whys else ""),
             "Mend those sites, or lower federated.quorum in a new run; started again under its name, this one goes on.",
         )
-
-
-def _mark(phase: Phase, name: str, status: str, why: str) -> None:
-    """Say what became of a site that nothing better is known of."""
-    row = phase.settled.setdefault(name, {})
-    if "status" not in row:
-        row |= {"status": status, "why": why}
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if np.isfinite(value)}

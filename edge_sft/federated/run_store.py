@@ -126,7 +126,7 @@ class RunStore:
         return [line for line in found.records if line.get("kind") == kind]
 
     def stopped(self, why: str) -> None:
-        """Leave a note of why the run stopped, for whoever looks at its folder; "" takes it away. Raises DeviceError."""
+        """Leave a note of why the run stopped, for who looks at its folder; "" takes it away. Raises DeviceError."""
         if why:
             durable.write_text(self.folder / STOPPED, why + "\n")
         else:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_sft.errors import EdgeSftError, UserError
 from edge_sft.federated import sites
 from edge_sft.federated.exchange import Clock, Exchange, WallClock
-from edge_sft.federated.rounds import Coordinator, Waiting
+from edge_sft.federated.phase import Waiting
+from edge_sft.federated.rounds import Coordinator
 from edge_sft.federated.run_store import RunStore, State
 from edge_sft.federated.settings import section_of
 from edge_sft.federated.summary import summarise

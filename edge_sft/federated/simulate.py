@@ -11,7 +11,7 @@ from edge_sft import durable
 from edge_sft.errors import UserError
 from edge_sft.federated.app import app_sha256, make_client_app, make_server_app
 from edge_sft.federated.client import MakeLearner
-from edge_sft.federated.rounds import Waiting
+from edge_sft.federated.phase import Waiting
 from edge_sft.federated.run_store import RESULT, RunStore
 from edge_sft.federated.server import Settings
 from edge_sft.federated.settings import section_of

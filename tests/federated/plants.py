@@ -15,7 +15,7 @@ from edge_sft import durable
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.errors import DataError
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
-from edge_sft.federated.rounds import Waiting
+from edge_sft.federated.phase import Waiting
 from edge_sft.federated.run_store import RunStore, State
 from edge_sft.federated.server import Settings
 from edge_sft.policy import Policy

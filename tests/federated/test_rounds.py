@@ -18,7 +18,7 @@ from edge_sft.federated import chain
 from edge_sft.federated.codec import decode, encode
 from edge_sft.federated.exchange import WallClock
 from edge_sft.federated.messages import FINAL, HELLO, ROUND, opened, packed
-from edge_sft.federated.rounds import Waiting
+from edge_sft.federated.phase import Waiting
 from edge_sft.federated.run_store import RunStore
 from edge_sft.federated_section import FederatedSection
 
