@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ class Phase:
         kind: The message's type.
         number: The round.
         until: When it is given up, monotonic seconds.
+        patient_until: When sites that cannot be asked (offline, still busy) are waited for no more.
         asked: Names of the sites that got the question.
         whole: Names of the sites that said they lack what an update is relative to.
         settled: What came of each site, as it is written into the record.
@@ -41,6 +43,7 @@ class Phase:
     kind: str
     number: int
     until: float
+    patient_until: float = math.inf
     asked: set[str] = field(default_factory=set)
     whole: set[str] = field(default_factory=set)
     settled: dict[str, dict[str, Any]] = field(default_factory=dict)

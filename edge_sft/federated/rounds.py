@@ -209,7 +209,7 @@ class Coordinator:
             return False
         enough = len(phase.updates) >= self._section.quorum and not self._too_long(phase)
         waited_for = set(self._members.known) - phase.asked or self._members.expected() or pending
-        return enough or not waited_for
+        return enough or not waited_for or self._clock.now() >= phase.patient_until
 
     def _ask(self, phase: Phase, state: State, member: Member) -> None:
         config: dict[str, Scalar] = {
@@ -348,7 +348,8 @@ class Coordinator:
         done = {str(line["site"]) for line in self._store.lines("final")}
         number = self._section.rounds + 1
         # a site learns as long again as in all rounds together, and once more alone
-        phase = Phase(FINAL, number, self._clock.now() + self._section.deadline_s * number)
+        now = self._clock.now()
+        phase = Phase(FINAL, number, now + self._section.deadline_s * number, now + self._waiting.join_s)
         phase.asked = set(done)
         self._ask_all(phase, state)
         for name in sorted(set(phase.settled) - done):
