@@ -60,7 +60,11 @@ def serve(grid: Grid, run_config: Mapping[str, Any], settings: Settings) -> Stat
     store = RunStore(runs, name)
     section = section_of(store.recipe(), str(store.folder / "recipe.toml"))
     if section.privacy.kind == "secagg":
-        raise UserError("federated.privacy", "secure aggregation is not built yet", 'Take kind = "dp" or "none".')
+        raise UserError(
+            "federated.privacy",
+            'kind = "secagg" is not offered in runs yet; docs/federated-privacy.md says why',
+            'Take kind = "dp" or "none".',
+        )
     exchange = Exchange(grid, settings.clock, ttl_s=_LATE_FACTOR * section.deadline_s + 3600)
     coordinator = Coordinator(
         store,

@@ -343,7 +343,7 @@ def test_differential_privacy_hides_and_repeats_to_the_bit(tmp_path: Path) -> No
 
 def test_secure_aggregation_is_refused_in_words(tmp_path: Path) -> None:
     text = plants.recipe(compression="none", quorum=3) + '[federated.privacy]\nkind = "secagg"\n'
-    with pytest.raises(UserError, match="not built yet"):
+    with pytest.raises(UserError, match="not offered in runs yet"):
         plants.Plants(tmp_path, text).run()
 
 
