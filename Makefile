@@ -1,5 +1,6 @@
 # make demo   two minutes of reading and ten of waiting: pictures → model → decisions on MQTT
 # make test   everything that is proved without a GPU
+# make lab    whole federations of real processes: hostile sites, kill -9, three plants from an invite to decisions
 # make check  style, types, import contracts
 # make bench  the benchmark tables (long)
 PYTHON ?= python3
@@ -8,7 +9,7 @@ DATA ?=
 PIP_FLAGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: help install dev demo test check bench clean
+.PHONY: help install dev demo test lab check bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -34,6 +35,9 @@ demo: install
 
 test: dev
 	$(BIN)/python -m pytest -n logical --maxprocesses 4
+
+lab: dev
+	$(BIN)/python -m pytest -n logical --maxprocesses 2 -m lab tests/federated tests/examples
 
 check: dev
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ def test_an_old_folder_is_not_written_into(tmp_path: Path) -> None:
     assert "is there already" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.lab
 @pytest.mark.timeout(1500)  # three minutes on two free cores
 def test_from_an_invite_to_decisions_at_each_plant(tmp_path: Path) -> None:
     if why := lacking():

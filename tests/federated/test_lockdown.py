@@ -26,7 +26,7 @@ from edge_sft.federated import pki
 from edge_sft.federated.environment import flower_environment
 from edge_sft.federated.invite import Join, write_join
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 
 @dataclass

@@ -25,7 +25,7 @@ app = make_client_app(plants.make)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.lab
 def test_flowers_engine_gives_the_same_bits(tmp_path: Path) -> None:
     text = plants.recipe(rounds=2, share="no-norm", deadline_s=250)
     here = plants.Plants(tmp_path / "here", text)

@@ -182,7 +182,7 @@ def came_back(found: list[list[str]]) -> list[list[str]]:
     return found if missed and found[-1] == ["a", "b"] else []
 
 
-@pytest.mark.slow
+@pytest.mark.lab
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # Flower's own way of packing
 @pytest.mark.timeout(900)
 def test_sites_wait_refuse_other_apps_and_come_back_after_a_kill(world: World) -> None:
