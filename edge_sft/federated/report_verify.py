@@ -1,7 +1,8 @@
 """Whether what a run left behind fits together: its record's chain, its weights, and what sites wrote down themselves.
 
 A chain alone proves little to its own keeper, who could write it anew. But every answer of a site carries the digest
-of its ledger's newest line, which the coordinator writes into its record: so each side holds a witness of the other's.
+of its ledger's newest line, which the coordinator writes into its record: a witness of each site's ledger. Of the
+coordinator's own record nobody else keeps a digest yet.
 """
 
 from __future__ import annotations
