@@ -19,6 +19,7 @@ from edge_sft.task import Task
 # Bounds on what is held in memory and on the time of a gate: 2,000 pictures resolve 0.05 points.
 _MOST_PICTURES = 2000
 _MOST_BYTES = 512 << 20
+_FOR_TUNING = 512
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ def for_ranges(dataset: Dataset, task: Task, spec: Preprocess, count: int, progr
     if len(chosen) < count:
         chosen += choose(dataset.split("val"), min(count, _affordable(spec)) - len(chosen))
     return read(chosen, task, spec, progress, "Reading pictures for quantization ranges")
+
+
+def for_tuning(dataset: Dataset, task: Task, spec: Preprocess, progress: Progress) -> Pictures:
+    """Read training pictures, and no others, for quantization-aware fine-tuning."""
+    chosen = choose(dataset.split("train"), min(_FOR_TUNING, _affordable(spec)))
+    return read(chosen, task, spec, progress, "Reading training pictures")
 
 
 def choose(items: Sequence[Item], count: int) -> list[Item]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_sft import checkpoint as files_of
 from edge_sft import durable
@@ -119,7 +121,12 @@ def export_module(
         spec = meta.geometry
         shown = pictures.for_ranges(dataset, meta.task, spec, calibration_pictures, progress)
         quantizer = optimum_int8.quantized if meta.backbone.startswith(HUGGING_FACE) else quantize.quantized
-        gates += _int8_gates(int8, fp32, shown, reference, out, progress, quantizer)
+        given = meta.task.inputs[0].name
+
+        def training(told: Progress) -> dict[str, NDArray[Any]]:
+            return {given: pictures.for_tuning(dataset, meta.task, spec, told).images}
+
+        gates += _int8_gates(int8, fp32, shown, reference, out, progress, quantizer, training)
     gates = [operators.noted(gate, out / f"{gate.variant}.onnx") for gate in gates]
     passed = {gate.variant: out / f"{gate.variant}.onnx" for gate in gates if gate.passed}
     chosen = choosing.choose(reference.pictures.labels, reference.probabilities)
@@ -186,10 +193,12 @@ def _int8_gates(
     out: Path,
     progress: Progress,
     quantizer: Quantizer,
+    training: Callable[[Progress], dict[str, NDArray[Any]]],
 ) -> list[GateResult]:
     try:
         prepared = quantize.prepare(fp32)
-        source = Source(prepared, ranges.observe(prepared, shown.batches(1), len(shown), progress), quantizer=quantizer)
+        seen = ranges.observe(prepared, shown.batches(1), len(shown), progress)
+        source = Source(prepared, seen, quantizer=quantizer, training=training)
     except EdgeSftError as error:
         return [reference.not_made(variant, error.fact) for variant in variants]
     return [_int8_gate(variant, source, reference, out, progress) for variant in variants]

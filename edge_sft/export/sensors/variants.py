@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _TORCH_BATCH = 32
 _FOR_RANGES = 256
+_FOR_TUNING = 1024
 _INPUTS = ("window", "valid")
 _NO_WEIGHTS = "it has no weights: what it multiplies with is the machine's memory, made and measured only there"
 
@@ -107,7 +109,7 @@ def export_module(
     narrow = [variant for variant in get_args(VariantName) if variant in variants and variant != "fp32"]
     if narrow:
         ranged = windows.for_ranges(dataset, meta.windowing, local, _FOR_RANGES, progress)
-        gates += _narrow_gates(narrow, fp32, ranged, reference, out, progress)
+        gates += _narrow_gates(narrow, fp32, ranged, reference, out, progress, _training(dataset, meta, local))
     gates = [operators.noted(gate, out / f"{gate.variant}.onnx") for gate in gates]
     passed = {gate.variant: out / f"{gate.variant}.onnx" for gate in gates if gate.passed}
     result = ExportResult(passed, tuple(gates), golden.write(reference, passed, out))
@@ -176,6 +178,7 @@ def _narrow_gates(
     reference: SensorReference,
     out: Path,
     progress: Progress,
+    training: Callable[[Progress], Arrays],
 ) -> list[GateResult]:
     try:
         prepared = quantize.prepare(fp32)
@@ -185,8 +188,18 @@ def _narrow_gates(
         return [reference.not_made(variant, error.fact) for variant in variants]
     if not fronts:
         return [reference.not_made(variant, _why_none(variant, prepared)) for variant in variants]
-    source = Source(prepared, seen, front.never_int8(prepared, fronts[0]))
+    source = Source(prepared, seen, front.never_int8(prepared, fronts[0]), training=training)
     return [_narrow_gate(variant, source, fronts, reference, out, progress) for variant in variants]
+
+
+def _training(dataset: SensorDataset, meta: CheckpointMeta, local: Arrays) -> Callable[[Progress], Arrays]:
+    """Return what cuts training windows for quantization-aware fine-tuning."""
+
+    def cut(progress: Progress) -> Arrays:
+        shown = windows.for_ranges(dataset, meta.windowing, local, _FOR_TUNING, progress)
+        return next(shown.blocks(len(shown)))
+
+    return cut
 
 
 def _why_none(variant: VariantName, model: onnx.ModelProto) -> str:
