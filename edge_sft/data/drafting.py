@@ -64,6 +64,7 @@ COMMENTS: dict[str, str] = {
     "export.tolerance_points": "net loss of accuracy allowed, in percentage points",
     "export.calibration_pictures": "pictures that quantization ranges are measured on",
 }
+OPTIONAL_SECTIONS = frozenset({"federated"})  # only who lets plants learn together writes one
 EXAMPLES: dict[str, Any] = {
     "data.manifest": "splits.csv",
     "data.split.group": "([0-9]+)_[0-9]+",
@@ -99,6 +100,8 @@ def _section(
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
         inner = field.annotation
+        if key in OPTIONAL_SECTIONS:
+            continue
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             above = [f"# {remark}" for remark in remarks.get(key, [])]
             deeper += ["", *above, f"[{key}]", *_section(inner, f"{key}.", values, remarks)]
