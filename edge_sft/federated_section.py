@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_sft.federated_privacy_section import PrivacySection, conflicts
 
+Normaliser = Literal["shared", "local"]
 Share = Literal["all", "no-norm", "head", "bias"]
 Compression = Literal["none", "bf16", "int8"]
 Strategy = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "trimmed", "krum"]
@@ -20,7 +21,7 @@ class FederatedSection(BaseModel):
     """How plants learn together. Every default is meant to be left as it is.
 
     Attributes:
-        rounds: How often the sites' weights are averaged.
+        rounds: How often the sites' weights are averaged; 0 = what suits the task (`edge_sft.federated.settings`).
         steps: Optimiser steps of a site in a round; None = what it would do alone, divided by ``rounds``.
         strategy: How updates become one: the mean, weighted by samples (fedavg; fedprox also pulls each site towards
             the average; fedadam takes the mean as a gradient), or what bears bad sites: fedmedian, trimmed, krum.
@@ -28,12 +29,16 @@ class FederatedSection(BaseModel):
         server_rate: fedadam: its learning rate; None = 0.01.
         trim: trimmed: the share of sites left out at either end, weight by weight.
         malicious: krum: how many sites may be bad.
+        normaliser: How remaining life sees its sensors. shared: by counts, means and deviations of all sites' channels
+            together, which sites tell before round 1: for machines of one kind. local: by a site's own.
         share: Which weights travel; the others stay at their site. ``no-norm`` is FedBN, ``bias`` is biases and head.
         compression: How updates travel; what rounding loses is sent a round later.
         evaluate_every: The average is judged on each site's validation split every so many rounds.
         quorum: So many sites' updates must be in, else the round is repeated.
         deadline_s: How long a round waits for a site; a slower one is named and left out.
-        outlier: An update so many times longer than the median one is left out.
+        outlier: An update so many times longer than the median one is left out. Of two sites, where no median tells,
+            one that is as much longer than all it sent before is left out, and otherwise counts as so many times
+            the other.
         seed: For partitions in a simulation.
         compare_local: Each site also trains alone, so that the report can say what federation was worth.
         cross_site: Each site's model is judged on the others' test splits; in simulations only, models do not travel.
@@ -42,13 +47,14 @@ class FederatedSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(default=3, ge=1, le=1000)
+    rounds: int = Field(default=0, ge=0, le=1000)
     steps: int | None = Field(default=None, ge=1, le=1_000_000)
     strategy: Strategy = "fedavg"
     proximal: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)
     server_rate: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
     trim: float = Field(default=0.2, ge=0, lt=0.5)
     malicious: int = Field(default=0, ge=0, le=1000)
+    normaliser: Normaliser = "shared"
     share: Share = "all"
     compression: Compression = "int8"
     evaluate_every: int = Field(default=1, ge=1)
@@ -90,6 +96,13 @@ class FederatedSection(BaseModel):
         if self.malicious and self.strategy != "krum":
             problems.append(f'malicious means nothing with strategy = "{self.strategy}"; take "krum" or remove it')
         return problems
+
+    @property
+    def tells_sensors(self) -> bool:
+        """Whether sites tell counts, means and deviations of their channels: not where they were promised more privacy,
+        where a strategy bears bad sites (one site's numbers would move all), or where part of the weights stays."""
+        robust = self.strategy in ("fedmedian", "trimmed", "krum")
+        return self.normaliser == "shared" and self.privacy.kind == "none" and self.share == "all" and not robust
 
     @property
     def equal_weights(self) -> bool:

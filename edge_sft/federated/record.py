@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -70,6 +70,16 @@ def round_line(
         "sites": {name: sites[name] for name in sorted(sites)},
         "evaluation": _evaluation(sites),
     }
+
+
+def lengths(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return how long the updates were that were let in, by site, from the lines of rounds."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for name, fact in line["sites"].items():
+            if fact.get("status") == "ok" and "length" in fact:
+                found.setdefault(name, []).append(float(fact["length"]))
+    return found
 
 
 def _evaluation(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import numpy as np
 from edge_sft import __version__
 from edge_sft.errors import DataError, NetworkError
 from edge_sft.federated.averaging import advanced
+from edge_sft.federated.beginning import first_state
 from edge_sft.federated.codec import Encoded, decode, encode
 from edge_sft.federated.exchange import Answer, Clock, Exchange
 from edge_sft.federated.keys import digest
@@ -22,10 +23,10 @@ from edge_sft.federated.learner import Arrays, Compatible
 from edge_sft.federated.members import Member, Members
 from edge_sft.federated.messages import BASE, FINAL, HELLO, PROTOCOL, ROUND, Scalar, packed
 from edge_sft.federated.phase import Phase, Waiting, finite, mark
-from edge_sft.federated.record import Tally, round_line, stamp
+from edge_sft.federated.record import Tally, lengths, round_line, stamp
 from edge_sft.federated.run_store import RunStore, State
 from edge_sft.federated.settings import recipe_digest
-from edge_sft.federated.vetting import Expected, outliers, vet
+from edge_sft.federated.vetting import Expected, bounded, outliers, vet
 from edge_sft.federated_section import FederatedSection
 
 ATTEMPTS: Final = 3
@@ -63,6 +64,7 @@ class Coordinator:
         self._members = Members(names)
         self._app, self._say, self._waiting = app, say, waiting
         self._tally = Tally()
+        self._lengths: dict[str, list[float]] = {}
 
     def run(self) -> State:
         """Run what is left of the run.
@@ -78,6 +80,7 @@ class Coordinator:
         if state is not None:
             self._members.reference = Compatible(state.facts)
             self._say(f"goes on after round {state.done} of {self._section.rounds}")
+        self._lengths = lengths(self._store.lines("round"))
         self._gather()
         state = state or self._begin()
         while state.done < self._section.rounds:
@@ -135,8 +138,10 @@ class Coordinator:
             self._tally.down(member.node, 0 if asked is None else asked.size)
             weights = self._base_from(member)
             if weights is not None:
-                owed = {key: np.zeros_like(array) for key, array in weights.items()}
-                return State(0, weights, owed, member.parts, dict(member.facts))
+                facts, quorum = dict(member.facts), self._section.quorum
+                state = first_state(weights, member.parts, facts, self._members, self._recipe, quorum)
+                self._store.save(state)
+                return state
         raise NetworkError(
             f"the run {self._store.run}", "no site sent the starting weights that it names", "Look at the sites' logs."
         )
@@ -314,7 +319,7 @@ class Coordinator:
         length must not decide whether others are in."""
         if self._section.privacy.kind == "dp":
             return {}
-        return outliers(list(phase.updates.values()), self._section.outlier)
+        return outliers(list(phase.updates.values()), self._section.outlier, self._lengths)
 
     def _remark(self, phase: Phase, name: str, why: str) -> None:
         phase.settled.setdefault(name, {}).setdefault("remarks", []).append(why)
@@ -327,6 +332,10 @@ class Coordinator:
 
     def _average(self, phase: Phase, state: State, attempt: int) -> State:
         updates = [phase.updates[name] for name in sorted(phase.updates)]
+        if self._section.privacy.kind != "dp":
+            updates, said = bounded(updates, self._section.outlier)
+            for name, why in said.items():
+                self._remark(phase, name, why)
         after = advanced(self._section, state, updates, run=self._store.run, folder=self._store.folder)
         line = round_line("round", self._store.run, phase.number, phase.settled, self._members, self._tally) | {
             "app_sha256": self._app,
@@ -338,6 +347,7 @@ class Coordinator:
         }
         after = replace(after, line=line)
         self._store.save(after)
+        self._lengths = lengths(self._store.lines("round"))
         self._say(f"round {phase.number} of {self._section.rounds}: {', '.join(sorted(phase.updates))}")
         return after
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from edge_sft.federated.privacy import length
 
 Shapes = Mapping[str, tuple[int, ...]]
 _NAMED = 3  # so many tensors are named in a refusal
+_TELLS = 3  # so many updates have a median that tells who is wrong
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,66 @@ def vet(reply: Opened, expected: Expected) -> Update:
     return Update(expected.site, int(samples), delta, loss, length(delta))
 
 
-def outliers(updates: list[Update], factor: float) -> dict[str, str]:
+def outliers(updates: list[Update], factor: float, earlier: Mapping[str, list[float]]) -> dict[str, str]:
     """Return the sites whose update is absurdly long, each with why.
 
-    The yardstick is the lower median: of two, the shorter, so that one poisoned site of two does not set it.
+    Three or more are compared to their median. Of two the median cannot say who is wrong: two honest plants may differ
+    so much, and the run would stop for it. There a site is left out when its update is long beside the other's and
+    beside the longest that it sent itself in earlier rounds. What that cannot tell, `bounded` takes the danger from.
+
+    Args:
+        updates: What came, one a site.
+        factor: ``federated.outlier``.
+        earlier: Lengths of the updates that were let in from each site in earlier rounds.
     """
+    if len(updates) < _TELLS:
+        return _beside_their_own(updates, factor, earlier)
     lengths = sorted(update.length for update in updates)
-    if not lengths:
-        return {}
-    median = lengths[(len(lengths) - 1) // 2]
+    median = lengths[(len(lengths) - 1) // 2]  # of four, the shorter of the middle: half of them may be poisoned
     return {
         update.site: f"its update is {update.length:.3g} long, {update.length / median:.0f} times the median "
         f"{median:.3g} (federated.outlier = {factor:g})"
         for update in updates
         if median > 0 and update.length > factor * median
     }
+
+
+def _beside_their_own(updates: list[Update], factor: float, earlier: Mapping[str, list[float]]) -> dict[str, str]:
+    shortest = min((update.length for update in updates), default=0.0)
+    found = {}
+    for update in updates:
+        own = max(earlier.get(update.site, ()), default=0.0)
+        beside = len(updates) == 1 or update.length > factor * shortest
+        if beside and own > 0 and update.length > factor * own:
+            found[update.site] = (
+                f"its update is {update.length:.3g} long, {update.length / own:.0f} times the longest that it sent "
+                f"in earlier rounds, {own:.3g} (federated.outlier = {factor:g})"
+            )
+    return found
+
+
+def bounded(updates: list[Update], factor: float) -> tuple[list[Update], dict[str, str]]:
+    """Return the updates of a round with two sites such that neither drowns the other, and what was said of whom.
+
+    Where lengths differ more than ``factor`` times and nothing tells which is wrong, the longer one counts as if it
+    were ``factor`` times the shorter: in its own direction, but not so far. Three and more stay as they are.
+    """
+    shortest = min((update.length for update in updates), default=0.0)
+    if len(updates) != _TELLS - 1 or shortest <= 0:
+        return updates, {}
+    kept, said = [], {}
+    for update in updates:
+        times = update.length / shortest
+        if times > factor:
+            share = np.float32(factor / times)
+            kept.append(replace(update, delta={name: array * share for name, array in update.delta.items()}))
+            said[update.site] = (
+                f"its update is {times:.0f} times as long as the other site's and counts as {factor:g} times "
+                "(federated.outlier): of two, nobody can say which is wrong"
+            )
+        else:
+            kept.append(update)
+    return kept, said
 
 
 def misfit(found: Shapes, wanted: Shapes) -> str:

@@ -107,6 +107,44 @@ def test_a_bad_update_is_named_and_changes_nothing(change: Change, words: str, t
     assert without.run().base == state.base
 
 
+def of_two(tmp_path: Path, change: Change, rounds: set[int], **options: Any) -> tuple[plants.Plants, Any]:
+    """Run plant-b and plant-c for three rounds; plant-c is spoilt in some of them."""
+    pair = plants.Plants(tmp_path, plants.recipe(rounds=3, **options), names=("plant-b", "plant-c"))
+
+    def interfere(asked: Any, reply: Any) -> list[Any]:
+        number, kind = opened(asked.content).number("round"), asked.metadata.message_type
+        bad = kind == ROUND and number in rounds and asked.metadata.dst_node_id == 12
+        return [spoilt(asked, reply, change) if bad else reply]
+
+    return pair, pair.grid(interfere=interfere)
+
+
+def test_of_two_sites_one_that_differs_does_not_stop_the_run(tmp_path: Path) -> None:
+    pair, grid = of_two(tmp_path, hundredfold, {1, 2, 3})
+    state = pair.run(grid)
+    for line in pair.rounds():
+        assert {row["status"] for row in line["sites"].values()} == {"ok"}
+        assert "counts as 5 times" in line["sites"]["plant-c"]["remarks"][0]
+    began = plants.start()
+    lengths = [line["sites"]["plant-b"]["length"] for line in pair.rounds()]
+    moved = np.sqrt(sum(float(np.sum((state.weights[name] - began[name]) ** 2)) for name in began))
+    assert moved < 3 * sum(lengths) * 1.01, "the mean of one and five is three"
+
+
+def test_of_two_sites_a_hundredfold_update_is_told_by_its_own_past(tmp_path: Path) -> None:
+    pair, grid = of_two(tmp_path / "bad", hundredfold, {2}, quorum=1)
+    pair.run(grid)
+    first, second, third = (line["sites"]["plant-c"] for line in pair.rounds())
+    assert (first["status"], second["status"], third["status"]) == ("ok", "bad", "ok")
+    assert "times the longest that it sent in earlier rounds" in second["why"]
+    stops, grid = of_two(tmp_path / "stops", hundredfold, {2})
+    with pytest.raises(NetworkError, match=r"round 2: 1 of 2 needed .* times the longest that it sent"):
+        stops.run(grid)
+    nans, grid = of_two(tmp_path / "nan", nan, {1})
+    with pytest.raises(NetworkError, match=r"round 1: 1 of 2 needed .* NaN or infinite"):
+        nans.run(grid)
+
+
 def test_an_answer_that_comes_twice_counts_once(tmp_path: Path) -> None:
     double = plants.Plants(tmp_path / "double", plants.recipe(rounds=2))
     state = double.run(double.grid(interfere=lambda asked, reply: [reply, deepcopy(reply)]))

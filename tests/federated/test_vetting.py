@@ -11,7 +11,7 @@ import pytest
 from edge_sft.errors import DataError
 from edge_sft.federated.codec import encode
 from edge_sft.federated.messages import Opened
-from edge_sft.federated.vetting import Expected, Update, outliers, vet
+from edge_sft.federated.vetting import Expected, Update, bounded, outliers, vet
 
 SHAPES = {"body": (4, 6), "head": (3,)}
 EXPECTED = Expected("friday", 2, "b" * 64, SHAPES, "linz", 100)
@@ -62,8 +62,30 @@ def of(site: str, length: float) -> Update:
 
 
 def test_an_update_a_hundred_times_too_long_is_left_out() -> None:
-    assert set(outliers([of("a", 1.0), of("b", 1.2), of("c", 100.0)], 5.0)) == {"c"}
-    assert set(outliers([of("a", 1.0), of("b", 100.0)], 5.0)) == {"b"}
-    assert not outliers([of("a", 1.0), of("b", 3.0), of("c", 0.5)], 5.0)
-    assert not outliers([of("a", 0.0), of("b", 0.0)], 5.0)
-    assert not outliers([], 5.0)
+    assert set(outliers([of("a", 1.0), of("b", 1.2), of("c", 100.0)], 5.0, {})) == {"c"}
+    assert not outliers([of("a", 1.0), of("b", 3.0), of("c", 0.5)], 5.0, {})
+    assert not outliers([of("a", 0.0), of("b", 0.0), of("c", 0.0)], 5.0, {})
+    assert not outliers([], 5.0, {})
+
+
+def test_of_two_only_a_sites_own_past_tells() -> None:
+    past = {"a": [1.0, 0.5], "b": [0.8, 1.3]}
+    told = outliers([of("a", 1.0), of("b", 100.0)], 5.0, past)
+    assert set(told) == {"b"}
+    assert "77 times the longest that it sent in earlier rounds, 1.3" in told["b"]
+    assert not outliers([of("a", 1.0), of("b", 100.0)], 5.0, {})  # the first round: nobody can say
+    assert not outliers([of("a", 1.0), of("b", 8.0)], 5.0, {"a": [1.1], "b": [7.0]})  # it always was longer
+    assert not outliers([of("a", 10.0), of("b", 12.0)], 5.0, past)  # both learn faster now
+    assert set(outliers([of("b", 100.0)], 5.0, past)) == {"b"}
+    assert not outliers([of("b", 100.0)], 5.0, {})
+
+
+def test_of_two_neither_drowns_the_other() -> None:
+    long = replace(of("b", 100.0), delta={"w": np.full(4, 50.0, np.float32)})
+    kept, said = bounded([of("a", 1.0), long], 5.0)
+    assert [one.site for one in kept] == ["a", "b"]
+    np.testing.assert_allclose(kept[1].delta["w"], np.full(4, 2.5))
+    assert list(said) == ["b"]
+    assert "100 times as long as the other site's and counts as 5 times" in said["b"]
+    for fine in ([of("a", 1.0), of("b", 5.0)], [of("a", 0.0), long], [of("a", 1.0), of("c", 1.0), long], [long], []):
+        assert bounded(fine, 5.0) == (fine, {})
