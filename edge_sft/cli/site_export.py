@@ -28,7 +28,7 @@ def export(
     from edge_sft.federated import site_files
 
     root = (directory or site_directory()).absolute()
-    data = Path(site_files.read_site(root).data)
+    data = site_files.data_of(root)
     private_key = load_private(key or private_path(keys_directory()))  # before the long work
     checkpoint = site_files.personal_checkpoint(root, run)
     target = out or checkpoint.parent / "bundle"
@@ -40,10 +40,15 @@ def export(
 
 
 def _windows(checkpoint: Path, data: Path, target: Path) -> tuple[ExportResult, str]:
-    from edge_sft.cli.train_sensors import export_windows
+    from edge_sft import checkpoint as checkpoints
+    from edge_sft import sensor_recipe as recipes
+    from edge_sft import strict_toml
+    from edge_sft.cli.train_sensors import export_by
+    from edge_sft.federated.at_site import rows_at
     from edge_sft.report import sensor_model_page
 
-    exported = export_windows(checkpoint, target / "export", None, data)
+    recipe = rows_at(strict_toml.load(checkpoint / checkpoints.RECIPE, recipes.SensorRecipe), data)
+    exported = export_by(recipe, checkpoint, target / "export")
     return exported, sensor_model_page.of_checkpoint(checkpoint, exported.gates)
 
 
@@ -54,10 +59,10 @@ def _pictures(checkpoint: Path, data: Path, target: Path) -> tuple[ExportResult,
     from edge_sft.cli.build import pictures_of
     from edge_sft.data.reader import open_dataset
     from edge_sft.export.variants import export_variants
+    from edge_sft.federated.at_site import pictures_at
     from edge_sft.report import model_page
 
-    loaded = strict_toml.load(checkpoint / checkpoints.RECIPE, recipes.Recipe)
-    recipe = loaded.model_copy(update={"data": loaded.data.model_copy(update={"path": str(data)})})
+    recipe = pictures_at(strict_toml.load(checkpoint / checkpoints.RECIPE, recipes.Recipe), data)
     with progress() as bar:
         dataset = open_dataset(recipe, bar)
         exported = export_variants(

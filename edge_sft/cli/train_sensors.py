@@ -39,10 +39,14 @@ def train_sensors(recipe: Path, out: Path | None, seed: int | None, threads: int
 
 def export_windows(checkpoint: Path, out: Path, recipe: Path | None, data: Path | None) -> ExportResult:
     """Export a sensor checkpoint with the rows it was trained on."""
+    return export_by(_recipe(checkpoint, recipe, data), checkpoint, out)
+
+
+def export_by(loaded: SensorRecipe, checkpoint: Path, out: Path) -> ExportResult:
+    """Export a sensor checkpoint by a recipe whose paths hold here."""
     from edge_sft.data.sensors.reader import open_sensor_dataset
     from edge_sft.export.sensors.variants import export_sensors
 
-    loaded = _recipe(checkpoint, recipe, data)
     with progress() as bars:
         return export_sensors(
             checkpoint,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from edge_sft.errors import DeviceError, EdgeSftError, NetworkError
+from edge_sft.federated.at_site import pictures_at, rows_at
 from edge_sft.federated.invite import split_address
 from edge_sft.progress import Progress
 
@@ -213,9 +214,7 @@ def _pictures(recipe: Path, folder: Path, progress: Progress) -> tuple[Counter[s
     from edge_sft import recipe as recipes
     from edge_sft.data.reader import open_dataset
 
-    loaded = recipes.load(recipe)
-    section = loaded.data.model_copy(update={"path": str(folder)})
-    dataset = open_dataset(loaded.model_copy(update={"data": section}), progress)
+    dataset = open_dataset(pictures_at(recipes.load(recipe), folder), progress)
     counts = Counter(str(item.split) for item in dataset.items)
     return counts, [f"{one.id} ({one.reason})" for one in dataset.quarantined]
 
@@ -224,8 +223,6 @@ def _rows(recipe: Path, folder: Path, progress: Progress) -> tuple[Counter[str],
     from edge_sft import sensor_recipe
     from edge_sft.data.sensors.reader import open_sensor_dataset
 
-    loaded = sensor_recipe.load(recipe)
-    section = loaded.data.model_copy(update={"path": str(folder)})
-    dataset = open_sensor_dataset(loaded.model_copy(update={"data": section}), progress)
+    dataset = open_sensor_dataset(rows_at(sensor_recipe.load(recipe), folder), progress)
     counts = Counter(str(run.split) for run in dataset.runs)
     return counts, [f"{one.id} ({one.reason})" for one in dataset.quarantined]

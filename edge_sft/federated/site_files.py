@@ -78,6 +78,20 @@ def read_site(directory: Path) -> SiteFile:
     return strict_toml.load(path, SiteFile)
 
 
+def data_of(directory: Path) -> Path:
+    """Return the folder of a site's data; also of a site of a simulation, which was joined to nothing.
+
+    Raises:
+        UserError: No site is here, or its file was edited into something else.
+    """
+    path = directory / SITE
+    with contextlib.suppress(OSError, ValueError):
+        facts = strict_toml.peek(path)
+        if set(facts) == {"site", "data"}:  # as `edge-sft federate simulate` writes it
+            return directory / str(facts["data"])
+    return Path(read_site(directory).data)
+
+
 def read_ca(directory: Path) -> str:
     """Return the authority's certificate, PEM. Raises UserError when it is gone."""
     try:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from edge_sft import strict_toml
 from edge_sft.errors import UserError
+from edge_sft.federated.at_site import pictures_at, rows_at
 from edge_sft.federated.learner import Learner
+from edge_sft.federated.learners.kept import kept
 from edge_sft.progress import Progress
 from edge_sft.recipe import HUGGING_FACE, Recipe
 from edge_sft.sensor_recipe import SensorRecipe
@@ -27,7 +29,7 @@ def open_learner(recipe_text: str, data: Path, work: Path, progress: Progress) -
     except tomllib.TOMLDecodeError as error:
         raise UserError(_SOURCE, f"is not valid TOML: {error}", "Ask the coordinator for another.") from error
     if modality == "window":
-        return _of_sensors(recipe_text, data, work, progress)
+        return kept(recipe_text, data, work, lambda: _of_sensors(recipe_text, data, work, progress))
     return _of_pictures(recipe_text, data, work, progress)
 
 
@@ -40,23 +42,14 @@ def _of_pictures(text: str, data: Path, work: Path, progress: Progress) -> Learn
     if local:
         fact = "names a file of the coordinator's machine, which sites do not have"
         raise UserError("the recipe's [model]", fact, "Take a backbone that is installed with edge-sft at every site.")
-    manifest = None if recipe.data.manifest is None else str(data / Path(recipe.data.manifest).name)
-    recipe = recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"path": str(data), "manifest": manifest})}
-    )
+    recipe = pictures_at(recipe, data)
     return PictureLearner(recipe, open_dataset(recipe, progress), text, work, progress)
 
 
 def _of_sensors(text: str, data: Path, work: Path, progress: Progress) -> Learner:
     from edge_sft.data.sensors.reader import open_sensor_dataset
 
-    recipe = strict_toml.loads(text, SensorRecipe, source=_SOURCE)
-    section = recipe.data.model_copy(update={"path": str(data)})
-    if section.events is not None:
-        folder = data if data.is_dir() else data.parent
-        events = section.events.model_copy(update={"path": str(folder / Path(section.events.path).name)})
-        section = section.model_copy(update={"events": events})
-    recipe = recipe.model_copy(update={"data": section})
+    recipe = rows_at(strict_toml.loads(text, SensorRecipe, source=_SOURCE), data)
     dataset = open_sensor_dataset(recipe, progress)
     if recipe.task.kind == "regression":
         from edge_sft.federated.learners.remaining_life import RemainingLife
