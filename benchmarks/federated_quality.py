@@ -6,8 +6,9 @@
 
 C-MAPSS' four sets are four plants. The 20,000 thermal pictures go to four plants by class shares from a Dirichlet
 distribution (federated/infrared_solar_all.csv), and each plant's camera has a gain and an offset of its own. Alone and
-central are what `edge-sft train` does. Recipes, partition and what personalisation tries are committed before ``score``
-is run; each scoring appends to test_looks.jsonl. Averaging is exact here: one process, no compression.
+central are what `edge-sft train` does. The rounds are those of `edge-sft federate simulate` with every default:
+compression with error feedback, vetting, the opening. Recipes, partition and what personalisation tries are committed
+before ``score`` is run; each scoring appends to test_looks.jsonl.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ from edge_sft import checkpoint as files
 from edge_sft import strict_toml
 from edge_sft.data.dataset import Dataset, Item
 from edge_sft.federated import partition
-from edge_sft.federated.learner import Arrays, Learner
+from edge_sft.federated.learner import Learner
 from edge_sft.federated.learners.pictures import PictureLearner
 from edge_sft.federated.learners.remaining_life import RemainingLife
+from edge_sft.federated.site_store import SiteStore
 from edge_sft.progress import Silent
 from edge_sft.recipe import Recipe
 from edge_sft.sensor_recipe import SensorRecipe
@@ -49,10 +51,11 @@ from edge_sft.training.fit import fit
 from edge_sft.training.merit import balanced_accuracy
 from edge_sft.training.sensors.fit import fit_sensors
 
+WORK = Path("/tmp/edge-sft-federated")
 LOOKS = HERE / "test_looks.jsonl"
 PARTITION = HERE / "federated" / "infrared_solar_all.csv"
 PICTURES = HERE / ".." / ".." / "shared" / "data" / "infrared_solar" / "infrared_solar_all.npz"
-ROUNDS = 3
+RUN = "quality"
 ALPHA, LEAST, PARTITION_SEED = 0.5, 40, 0
 CAMERAS = {"site-1": (1.0, 0.0), "site-2": (0.8, 25.0), "site-3": (1.2, -30.0), "site-4": (0.65, 10.0)}
 WAYS = ("alone", "global", "personal", "central")
@@ -84,8 +87,6 @@ learning_rate = 0.0005
 class_balance = 0.5
 patience = 6
 seed = {seed}
-[federated]
-rounds = 3
 """
 TURBOFANS: dict[str, dict[str, Any]] = {
     "window": {"length": 100, "min_valid": 0.01},
@@ -108,6 +109,7 @@ class Task:
     """One comparison: sites, how to make a learner of one, how to train centrally, how to score."""
 
     sites: tuple[str, ...]
+    text: Callable[[int], str]
     learner: Callable[[str, int, Path], Learner]
     central: Callable[[int, Path], None]
     said: Callable[[Path, str, str], Said]
@@ -125,11 +127,16 @@ def turbofan_recipe(seed: int) -> SensorRecipe:
     return protocol_cmapss.recipe("turbofans", conditions=True, **changes)
 
 
+def turbofan_text(seed: int) -> str:
+    """The same, as it travels."""
+    return protocol_cmapss.toml_of(turbofan_recipe(seed))
+
+
 def turbofan_learner(site: str, seed: int, work: Path) -> Learner:
     """One plant's engines; the test engines are there for the checkpoints' scores."""
     recipe = turbofan_recipe(seed)
     runs = (*protocol_cmapss.training_runs(site), *protocol_cmapss.stopped_runs(site))
-    return RemainingLife(recipe, protocol_cmapss.dataset(runs), protocol_cmapss.toml_of(recipe), work)
+    return RemainingLife(recipe, protocol_cmapss.dataset(runs), turbofan_text(seed), work)
 
 
 def turbofan_central(seed: int, out: Path) -> None:
@@ -203,9 +210,9 @@ def thermal_items(folder: Path) -> tuple[Item, ...]:
     return tuple(sorted(items, key=lambda item: item.id))
 
 
-def thermal_dataset(work: Path, site: str = "") -> Dataset:
+def thermal_dataset(site: str = "") -> Dataset:
     """One plant's pictures, or all."""
-    folder = work.parents[1] / "pictures"
+    folder = WORK / "pictures"
     items = thermal_items(folder)
     labels = thermal_recipe(0)[0].task.labels
     return Dataset(folder, labels, tuple(item for item in items if item.id.startswith(site)))
@@ -214,13 +221,13 @@ def thermal_dataset(work: Path, site: str = "") -> Dataset:
 def thermal_learner(site: str, seed: int, work: Path) -> Learner:
     """One plant."""
     recipe, text = thermal_recipe(seed)
-    return PictureLearner(recipe, thermal_dataset(work, site), text, work, SILENT)
+    return PictureLearner(recipe, thermal_dataset(site), text, work, SILENT)
 
 
 def thermal_central(seed: int, out: Path) -> None:
     """All plants' pictures in one training."""
     recipe, text = thermal_recipe(seed)
-    fit(recipe, thermal_dataset(out), out, recipe_text=text)
+    fit(recipe, thermal_dataset(), out, recipe_text=text)
 
 
 def thermal_said(checkpoint: Path, site: str, split: str) -> Said:
@@ -237,57 +244,73 @@ def balanced(said: Said) -> float:
 
 TASKS = {
     "turbofans": Task(
-        protocol_cmapss.SETS, turbofan_learner, turbofan_central, turbofan_said, root_mean_square, better=-1
+        protocol_cmapss.SETS,
+        turbofan_text,
+        turbofan_learner,
+        turbofan_central,
+        turbofan_said,
+        root_mean_square,
+        better=-1,
     ),
-    "thermal": Task(tuple(CAMERAS), thermal_learner, thermal_central, thermal_said, balanced, better=1),
+    "thermal": Task(
+        tuple(CAMERAS),
+        lambda seed: thermal_recipe(seed)[1],
+        thermal_learner,
+        thermal_central,
+        thermal_said,
+        balanced,
+        better=1,
+    ),
 }
 
 
 # ---- the loop
 
 
-def averaged(updates: Sequence[tuple[int, Arrays]]) -> Arrays:
-    """The mean, weighted by samples, summed in float64."""
-    total = sum(samples for samples, _ in updates)
-    names = updates[0][1]
-    return {
-        name: (sum(samples * arrays[name].astype(np.float64) for samples, arrays in updates) / total).astype(np.float32)
-        for name in names
-    }
-
-
 def train(task: Task, seed: int, work: Path) -> None:
     """Alone, rounds, global, personal, central; whatever is there already stays."""
+    from edge_sft.federated.run_store import RunStore
+    from edge_sft.federated.simulate import simulate
+
     began = time.monotonic()
-    learners = {site: task.learner(site, seed, work / site) for site in task.sites}
-    shared = learners[task.sites[0]].weights()
-    for round_number in range(1, ROUNDS + 1):
-        kept = work / f"round-{round_number}.npz"
-        if kept.exists():
-            with np.load(kept) as found:
-                shared = {name: found[name] for name in found.files}
-            continue
-        updates = []
-        for learner in learners.values():
-            learner.load(shared)
-            told = learner.train(round_number=round_number, rounds=ROUNDS, steps=None, proximal=0.0, progress=SILENT)
-            updates.append((told.samples, learner.weights()))
-        shared = averaged(updates)
-        np.savez(kept, **shared)  # type: ignore[arg-type]
-        print(f"round {round_number}: {time.monotonic() - began:.0f} s", flush=True)
-    for site, learner in learners.items():
-        for personal in (False, True):
-            learner.load(shared)
-            way = "personal" if personal else "global"
-            meta = learner.checkpoint(work / site / way, personal=personal, progress=SILENT)
-        facts = {key: meta.training[key] for key in ("chosen", "candidates")}
-        print(f"{site}: {time.monotonic() - began:.0f} s, {facts}", flush=True)
+    learners: dict[str, Learner] = {}
+
+    def make(_: str, data: Path, cache: Path, __: Any) -> Learner:
+        site = data.parent.name
+        if site not in learners:
+            learners[site] = task.learner(site, seed, cache)
+        return learners[site]
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)
+
+    store = RunStore.create(work / "runs", RUN, task.text(seed))
+    for site in task.sites:
+        (folder := store.folder / "sites" / site / "data").mkdir(parents=True, exist_ok=True)
+        (folder.parent / "site.toml").write_text(f'site = "{site}"\ndata = "data"\n')
+    simulate(store, say, make)
+    state = store.load()
+    assert state is not None
+    for site in task.sites:
+        learner = make("", store.folder / "sites" / site / "data", site_store(site, work).folder / "work", None)
+        learner.load(state.weights)
+        learner.checkpoint(work / site / "global", personal=False, progress=SILENT)
+        meta = files.read_meta(checkpoint_of("personal", site, work))
+        say(f"{site}: { {key: meta.training[key] for key in ('chosen', 'candidates')} }")
     task.central(seed, work / "central")
+    say("central")
+
+
+def site_store(site: str, work: Path) -> SiteStore:
+    """A simulated site's folder of the run."""
+    return SiteStore(work / "runs" / RUN / "sites" / site, RUN)
 
 
 def checkpoint_of(way: str, site: str, work: Path) -> Path:
     """Where a way's model for a site lies."""
-    return work / "central" if way == "central" else work / site / way
+    store = site_store(site, work)
+    found = {"central": work / "central", "personal": store.checkpoint, "alone": store.folder / "work" / "alone"}
+    return found.get(way, work / site / way)
 
 
 def compare(task: Task, split: str, work: Path) -> list[dict[str, Any]]:
@@ -357,7 +380,6 @@ def main() -> None:
     parser.add_argument("what", choices=("partition", "validate", "score"))
     parser.add_argument("--task", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--work", type=Path, default=Path("/tmp/edge-sft-federated"))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -368,7 +390,7 @@ def main() -> None:
         return
     for name in options.task:
         for seed in options.seeds:
-            work = options.work / name / str(seed)
+            work = WORK / name / str(seed)
             work.mkdir(parents=True, exist_ok=True)
             train(TASKS[name], seed, work)
             rows = compare(TASKS[name], "val" if options.what == "validate" else "test", work)

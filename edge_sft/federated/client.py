@@ -121,7 +121,7 @@ def _hello(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, pro
     held = store.holds()
     if not held:
         store.save("global", 0, start)
-    facts = learner.compatible.facts
+    facts, opening = learner.compatible.facts, learner.opening()
     return _Answer(
         {
             **here,
@@ -132,6 +132,7 @@ def _hello(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, pro
             "fingerprint": learner.fingerprint,
         },
         {f"samples_{split}": float(learner.samples.get(split, 0)) for split in _SPLITS},
+        encode(opening, "none") if opening else None,
     )
 
 
@@ -198,6 +199,8 @@ def _receive(asked: Opened, store: SiteStore, learner: Learner, shared: list[str
             raise _Lacks
         brought = decode(asked.encoded)
         shapes = {name: array.shape for name, array in picked(learner.weights(), shared).items()}
+        if not asked.config.get("full"):  # a step need not bring what it leaves as it is
+            shapes = {name: shape for name, shape in shapes.items() if name in brought}
         wrong = misfit({name: array.shape for name, array in brought.items()}, shapes)
         if wrong:
             raise DataError("the coordinator's weights", wrong, "Its run and this site's edge-sft do not fit.")
@@ -207,7 +210,7 @@ def _receive(asked: Opened, store: SiteStore, learner: Learner, shared: list[str
             previous = store.holding(asked.text("previous"))
             if previous is None:
                 raise _Lacks
-            held = {name: previous[name] + brought[name] for name in shared}
+            held = {name: previous[name] + brought[name] if name in brought else previous[name] for name in shared}
         if digest(held) != base:
             raise _Lacks
     store.save("global", number, held)

@@ -95,6 +95,10 @@ class Learner(Protocol):
         """The digest of the site's data, for the record of rounds; the data cannot be told from it."""
         ...
 
+    def opening(self) -> Arrays:
+        """Return what of the data the common starting weights are made with, before round 1; mostly nothing."""
+        ...
+
     def weights(self) -> Arrays:
         """Return copies of all weights that learn, float32, by name."""
         ...

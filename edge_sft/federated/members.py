@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edge_sft import __version__
-from edge_sft.federated.learner import Compatible, Part
+from edge_sft.errors import DataError
+from edge_sft.federated.codec import decode
+from edge_sft.federated.learner import Arrays, Compatible, Part
 from edge_sft.federated.messages import PROTOCOL, Opened
 
 _PARTS = ("body", "norm", "bias", "head")
@@ -28,6 +30,7 @@ class Member:
         start: Digest of the shared weights it would start from.
         holds: Digest of the newest shared weights that it has.
         parts: What each shared weight is.
+        opening: What it told of its data for the common starting weights (`Learner.opening`).
     """
 
     name: str
@@ -39,6 +42,7 @@ class Member:
     start: str
     holds: str
     parts: dict[str, Part]
+    opening: Arrays = field(default_factory=dict)
 
 
 @dataclass
@@ -154,6 +158,10 @@ def _member(node: int, reply: Opened) -> Member | str:
         return "its greeting does not say what its weights are"
     if splits.get("train", 0) < 1:
         return "it has no training samples"
+    try:
+        opening = {} if reply.encoded is None else decode(reply.encoded)
+    except DataError as error:
+        return f"what it tells of its data {error.fact}"
     return Member(
         name=reply.text("site"),
         node=node,
@@ -164,4 +172,5 @@ def _member(node: int, reply: Opened) -> Member | str:
         start=reply.text("start"),
         holds=reply.text("holds"),
         parts=parts,
+        opening=opening,
     )

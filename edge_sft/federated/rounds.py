@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-
 from edge_sft import __version__
 from edge_sft.errors import DataError, NetworkError
 from edge_sft.federated.averaging import advanced
@@ -139,7 +137,7 @@ class Coordinator:
             weights = self._base_from(member)
             if weights is not None:
                 facts, quorum = dict(member.facts), self._section.quorum
-                state = first_state(weights, member.parts, facts, self._members, self._recipe, quorum)
+                state = first_state(weights, member.parts, facts, self._members, self._recipe, quorum, self._say)
                 self._store.save(state)
                 return state
         raise NetworkError(

@@ -96,6 +96,9 @@ class Toy:
     def fingerprint(self) -> str:
         return hashlib.sha256(self._x.tobytes()).hexdigest()
 
+    def opening(self) -> Arrays:
+        return {}
+
     def weights(self) -> Arrays:
         return {name: array.copy() for name, array in self._weights.items()}
 

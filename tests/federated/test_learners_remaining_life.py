@@ -10,6 +10,7 @@ from edge_sft.data.sensors.dataset import Run, SensorDataset
 from edge_sft.errors import DataError, UserError
 from edge_sft.federated.learner import Arrays
 from edge_sft.federated.learners.remaining_life import RemainingLife
+from edge_sft.federated.normaliser import NAMES, merged
 from edge_sft.progress import Silent
 from edge_sft.sensor_recipe import SensorRecipe
 
@@ -102,6 +103,36 @@ def test_the_same_calls_give_the_same_bits(tmp_path: Path):
     assert found[0] == found[1]
 
 
+def test_a_common_normalisation_is_seen_by_all_and_travels_with_the_checkpoint(tmp_path: Path):
+    sites = [learner(tmp_path / "a"), learner(tmp_path / "b", 20, scale=3.0)]
+    common = merged([site.opening() for site in sites], conditions=(), lifelong=())
+    told = []
+    for site in sites:
+        before = site.judge("train").score
+        site.load(common)
+        assert site.judge("train").score != before
+        told.append(site._prepared.front.normalise.mean.numpy())
+    assert (told[0] == told[1]).all()
+    assert sites[0].opening().keys() == {
+        "normalise.count",
+        "normalise.mean",
+        "normalise.std",
+    }  # as before: its own rows
+    sites[0].checkpoint(tmp_path / "out", personal=False, progress=SILENT)
+    from edge_sft.models.sensors import inference
+
+    assert (inference.load(tmp_path / "out").front.normalise.mean.numpy() == told[0]).all()  # type: ignore[union-attr]
+
+
+def test_normalisation_stays_local_where_the_recipe_says_so(tmp_path: Path):
+    text = TEXT + '[federated]\nnormaliser = "local"\n'
+    from edge_sft import strict_toml
+
+    site = RemainingLife(strict_toml.loads(text, SensorRecipe, source="test"), plant(0), text, tmp_path)
+    assert site.opening() == {}
+    assert not set(NAMES) & set(site.weights())
+
+
 def test_a_strong_pull_keeps_the_weights_near(tmp_path: Path):
     moved = []
     for proximal in (0.0, 100.0):
@@ -117,7 +148,7 @@ def test_parts_say_what_is_a_head(tmp_path: Path):
     parts = site.parts
     assert parts.keys() == site.weights().keys()
     assert set(parts.values()) == {"body", "bias", "head", "norm"}
-    assert {name for name, part in parts.items() if part == "norm"} == {"mean", "scale"}
+    assert {name for name, part in parts.items() if part == "norm"} == {"mean", "scale", *NAMES}
     assert sum(part == "head" for part in parts.values()) == 2 * 3
 
 

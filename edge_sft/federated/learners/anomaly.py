@@ -80,6 +80,10 @@ class EncoderLearner:
         """The digest of the site's data."""
         return self._dataset.fingerprint
 
+    def opening(self) -> Arrays:
+        """Nothing: the starting weights are the same without it."""
+        return {}
+
     def weights(self) -> Arrays:
         """Return copies of the weights and the norms' statistics."""
         return named.copies(self._state())

@@ -89,6 +89,10 @@ class FaultLearner:
         """The digest of the site's data."""
         return self._dataset.fingerprint
 
+    def opening(self) -> Arrays:
+        """Nothing: the starting weights are the same without it."""
+        return {}
+
     def weights(self) -> Arrays:
         """Return copies of the nets' weights."""
         return named.copies(self._parameters())

@@ -91,6 +91,10 @@ class PictureLearner:
         """The digest of the site's data."""
         return self._dataset.fingerprint
 
+    def opening(self) -> Arrays:
+        """Nothing: the starting weights are the same without it."""
+        return {}
+
     def weights(self) -> Arrays:
         """Return copies of what learns."""
         return named.copies(self._network.learning)

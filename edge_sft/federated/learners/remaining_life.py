@@ -1,4 +1,7 @@
-"""Remaining life, learnt together: nets and their standardisation are shared; normalisation and interval stay local.
+"""Remaining life, learnt together: nets, their standardisation and mostly the normalisation; the interval stays local.
+
+The normalisation of channels is among the weights (`edge_sft.federated.normaliser` makes it before round 1), unless the
+recipe's ``[federated] normaliser`` or something else there keeps it local.
 
 The first round is trained on features standardised by each site's own machines; from then on all use the mean of those
 numbers. Against a site's own standardisation throughout, the personal nets' error on held-out training machines of
@@ -18,22 +21,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.sensors.dataset import SensorDataset
 from edge_sft.errors import UserError
+from edge_sft.federated import normaliser
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
 from edge_sft.federated.learners import weights as named
+from edge_sft.federated_section import FederatedSection
 from edge_sft.metrics.remaining_life import rmse
 from edge_sft.models.sensors.mlp import Members
+from edge_sft.models.sensors.normalise import Normaliser, summary
 from edge_sft.progress import Progress
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.training.sensors import regression
-from edge_sft.training.sensors.features import table_of
+from edge_sft.training.sensors.features import condition_channels, front_of, grid_rows, table_of
 from edge_sft.training.sensors.fit import finished, fit_sensors, reproducible, training_key, write
 from edge_sft.training.sensors.members import Schedule, each
 from edge_sft.training.sensors.members import train as train_members
+from edge_sft.training.sensors.regression import Prepared
 
 # Personal nets: how much of the central recipe's course and rate; by machines held out on C-MAPSS' training engines
 PERSONAL_STEPS = 1 / 3
@@ -50,8 +58,10 @@ class RemainingLife:
             raise UserError("model.base", "is of no use to nets that are learnt together", "Leave it out.")
         self._recipe, self._dataset, self._text, self._work = recipe, dataset, recipe_text, work
         self._task = regression.rul_of(recipe)
+        self._section = recipe.federated or FederatedSection()
         with reproducible(recipe.train.seed):
-            self._prepared = regression.prepare(recipe, dataset)
+            self._own = self._prepared = regression.prepare(recipe, dataset)
+        self._normaliser = self._placeholder() if self._section.tells_sensors else {}
         self._members = copy.deepcopy(self._prepared.members)
         self._members.mean.zero_()  # until a first round has told how sites' machines are
         self._members.scale.fill_(1.0)
@@ -77,7 +87,8 @@ class RemainingLife:
         """What each weight is; the head is every net's last layer."""
         last = tuple(f"nets.{number}.{_last(net)}." for number, net in enumerate(self._members.nets))
         found = named.parts_of(self._members, self._parameters(), heads=last)
-        return {name: "norm" if name in _STANDARD else part for name, part in found.items()}
+        norms = {*_STANDARD, *self._normaliser}
+        return {name: "norm" if name in norms else part for name, part in found.items()}
 
     @property
     def base(self) -> Path | None:
@@ -98,13 +109,26 @@ class RemainingLife:
         """The digest of the site's data."""
         return self._dataset.fingerprint
 
+    def opening(self) -> Arrays:
+        """Count, mean and deviation of each channel in each operating condition of the training machines."""
+        if not self._normaliser:
+            return {}
+        values, valid = grid_rows(self._recipe, regression.lived(self._dataset.split("train")))
+        most = len(self._normaliser["normalise.mean"])
+        return normaliser.told(
+            *summary(values, valid, condition_channels(self._recipe), most, self._recipe.train.seed), most
+        )
+
     def weights(self) -> Arrays:
-        """Return copies of the nets' weights and their standardisation."""
+        """Return copies of the nets' weights, their standardisation, and the normalisation if it is shared."""
         return named.copies(self._parameters())
 
     def load(self, weights: Arrays) -> None:
         """Overwrite the weights that are named. Raises DataError: unknown names, other shapes, not finite."""
+        before = named.copies(self._normaliser)
         named.overwrite(self._parameters(), weights)
+        if any((value.numpy() != before[name]).any() for name, value in self._normaliser.items()):
+            self._see_anew()
 
     def train(
         self, *, round_number: int, rounds: int, steps: int | None, proximal: float, progress: Progress
@@ -149,10 +173,11 @@ class RemainingLife:
         if done is not None:
             return done
         began = time.monotonic()
-        members, facts = self._personal(progress) if personal else (self._members, {"chosen": kind})
+        given: tuple[Prepared, Members, dict[str, Any]] = self._prepared, self._members, {"chosen": kind}
+        prepared, members, facts = self._personal(progress) if personal else given
         with reproducible(self._recipe.train.seed):
             facts |= {"kept_base": False, "federated": kind, "global_sha256": here}
-            trained = regression.conclude(self._recipe, self._dataset, self._prepared, members, facts=facts)
+            trained = regression.conclude(self._recipe, self._dataset, prepared, members, facts=facts)
         told = {**trained.facts, "key": key, "config": trained.config, "wall_s": round(time.monotonic() - began, 1)}
         return write(self._recipe, self._dataset, out, self._text, trained, told)
 
@@ -186,14 +211,33 @@ class RemainingLife:
 
     def held_out_error(self, members: Members) -> float:
         """Return the root mean square error on training machines, each judged by nets that have not seen it."""
-        held = self._prepared.held_out(members, self._task.cap).near(self._task.cap)
+        return self._error(self._prepared, members)
+
+    def _personal(self, progress: Progress) -> tuple[Prepared, Members, dict[str, Any]]:
+        found = self.candidates(self.alone(self._work / "alone", progress), self.tuned(progress))
+        seen = {name: self._own if name == "alone" else self._prepared for name in found}
+        errors = {name: round(self._error(seen[name], members), 6) for name, members in found.items()}
+        chosen = min(errors, key=lambda name: errors[name])
+        return seen[chosen], found[chosen], {"chosen": chosen, "candidates": errors}
+
+    def _error(self, prepared: Prepared, members: Members) -> float:
+        held = prepared.held_out(members, self._task.cap).near(self._task.cap)
         return rmse(held.value, held.truth)
 
-    def _personal(self, progress: Progress) -> tuple[Members, dict[str, Any]]:
-        found = self.candidates(self.alone(self._work / "alone", progress), self.tuned(progress))
-        errors = {name: round(self.held_out_error(members), 6) for name, members in found.items()}
-        chosen = min(errors, key=lambda name: errors[name])
-        return found[chosen], {"chosen": chosen, "candidates": errors}
+    def _placeholder(self) -> dict[str, Tensor]:
+        """Return the normalisation's room among the starting weights: the same at every site."""
+        conditions = condition_channels(self._recipe)
+        most, channels = self._recipe.normalise.clusters if conditions else 1, len(self._recipe.windowing().names)
+        shapes = ((most, channels), (most, channels), (most, len(conditions)), (len(conditions),))
+        return {name: torch.zeros(shape) for name, shape in zip(normaliser.NAMES, shapes, strict=True)}
+
+    def _see_anew(self) -> None:
+        """Compute all features with the normalisation that came."""
+        mean, scale, centres, weight = (value.numpy() for value in self._normaliser.values())
+        made = Normaliser.given(mean, scale, centres, weight, condition_channels(self._recipe))
+        front = front_of(self._recipe, made, regression.statistics(self._recipe.windowing().length))
+        with reproducible(self._recipe.train.seed):
+            self._prepared = regression.prepare(self._recipe, self._dataset, front)
 
     def _joined(self, sources: Sequence[Members]) -> Members:
         """Return all their nets, kind by kind as a checkpoint has them; the mean of all is what they say."""
@@ -209,7 +253,8 @@ class RemainingLife:
             return train_members(members, self._prepared.material, schedule, progress)
 
     def _parameters(self) -> dict[str, Tensor]:
-        return {**dict(self._members.named_parameters()), **{name: getattr(self._members, name) for name in _STANDARD}}
+        standard = {name: getattr(self._members, name) for name in _STANDARD}
+        return {**dict(self._members.named_parameters()), **standard, **self._normaliser}
 
 
 def _last(net: nn.Module) -> str:

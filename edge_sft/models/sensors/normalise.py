@@ -5,6 +5,7 @@ What is not valid comes out as 0, the mean. Operators: Sub, Mul, ReduceSum, ArgM
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,23 +74,32 @@ class Normaliser(nn.Module):
             seed: Of the clustering.
         """
         x, v = values.astype(np.float64), valid.astype(np.float64)
-        known = v[:, list(conditions)].min(axis=1) > 0 if conditions else np.zeros(len(x), dtype=bool)
-        if clusters <= 1 or not known.any():
-            return cls._filled(*_moments(x, v, np.zeros(len(x), dtype=np.int64), 1, lifelong))
-        points = x[known][:, list(conditions)]
-        spread = points.std(axis=0)
-        weight = np.where(
-            spread > _DEAD * np.maximum(np.abs(points).max(axis=0), 1e-12), 1 / np.maximum(spread, 1e-30), 0.0
-        )
-        centres = _cluster(points * weight, clusters, seed)
-        if len(centres) == 1:
-            return cls._filled(*_moments(x, v, np.zeros(len(x), dtype=np.int64), 1, lifelong))
-        nearest = np.full(len(x), -1, dtype=np.int64)
-        nearest[known] = _nearest(points * weight, centres)
-        normaliser = cls._filled(*_moments(x, v, nearest, len(centres), lifelong), conditions=conditions)
-        raw = np.stack([points[nearest[known] == k].mean(axis=0) for k in range(len(centres))])
-        normaliser.centres.copy_(torch.from_numpy(raw))
-        normaliser.weight.copy_(torch.from_numpy(weight))
+        found = _found(x, v, conditions, clusters, seed)
+        normaliser = cls._filled(*_moments(x, v, found.nearest, found.count, lifelong), found.conditions)
+        if found.conditions:
+            points, mine = x[:, list(conditions)], found.nearest
+            raw = np.stack([points[mine == k].mean(axis=0) for k in range(found.count)])
+            normaliser.centres.copy_(torch.from_numpy(raw))
+            normaliser.weight.copy_(torch.from_numpy(found.weight))
+        return normaliser
+
+    @classmethod
+    def given(
+        cls,
+        mean: NDArray[np.float32],
+        scale: NDArray[np.float32],
+        centres: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        conditions: tuple[int, ...],
+    ) -> Normaliser:
+        """Make one of its buffers; rows that repeat the first centre are cut off: they would never be the nearest."""
+        own = len(mean)
+        while own > 1 and (centres[own - 1] == centres[0]).all():
+            own -= 1
+        normaliser = cls._filled(mean[:own].astype(np.float64), scale[:own].astype(np.float64), conditions)
+        if normaliser.conditions:
+            normaliser.centres.copy_(torch.from_numpy(centres[:own]))
+            normaliser.weight.copy_(torch.from_numpy(weight))
         return normaliser
 
     @classmethod
@@ -119,6 +129,53 @@ class Normaliser(nn.Module):
         return standardise(window, valid, mean, scale), valid
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Operating conditions that rows show: of each row (-1 = not known), how many, and how distances are weighted."""
+
+    nearest: NDArray[np.int64]
+    count: int
+    conditions: tuple[int, ...] = ()
+    weight: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+
+def _found(
+    x: NDArray[np.float64], v: NDArray[np.float64], conditions: tuple[int, ...], clusters: int, seed: int
+) -> _Found:
+    known = v[:, list(conditions)].min(axis=1) > 0 if conditions else np.zeros(len(x), dtype=bool)
+    one = _Found(np.zeros(len(x), dtype=np.int64), 1)
+    if clusters <= 1 or not known.any():
+        return one
+    points = x[known][:, list(conditions)]
+    weight = distance_weight(points.std(axis=0), np.abs(points).max(axis=0))
+    centres = _cluster(points * weight, clusters, seed)
+    if len(centres) == 1:
+        return one
+    nearest = np.full(len(x), -1, dtype=np.int64)
+    nearest[known] = _nearest(points * weight, centres)
+    return _Found(nearest, len(centres), conditions, weight)
+
+
+def distance_weight(spread: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1/spread of each condition channel [D], 0 for one that does not move."""
+    return np.where(spread > _DEAD * np.maximum(level, 1e-12), 1 / np.maximum(spread, 1e-30), 0.0)
+
+
+def summary(
+    values: NDArray[np.float32], valid: NDArray[np.float32], conditions: tuple[int, ...], clusters: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return count, mean and standard deviation [k,C] of each channel's valid rows in each condition found.
+
+    Rows whose condition is not known are left out. Arguments are those of `Normaliser.fit`.
+    """
+    x, v = values.astype(np.float64), valid.astype(np.float64)
+    found = _found(x, v, conditions, clusters, seed)
+    own = [found.nearest == k for k in range(found.count)]
+    moments = [_mean_std(x[mine], v[mine]) for mine in own]
+    count = np.stack([v[mine].sum(axis=0) for mine in own])
+    return count, np.stack([mean for mean, _ in moments]), np.stack([std for _, std in moments])
+
+
 def standardise(window: Tensor, valid: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """Return (window − mean) · scale within ± LIMIT, 0 where not valid; mean and scale broadcast to [N,T,C]."""
     return torch.clamp((window - mean) * scale, -LIMIT, LIMIT) * valid
@@ -135,8 +192,13 @@ def _moments(
         own = _mean_std(x[mine], v[mine])
         some[list(lifelong)] = False
         mean[k, some], std[k, some] = own[0][some], own[1][some]
+    return mean, inverse(std, mean)
+
+
+def inverse(std: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1/std, 0 for a channel without life."""
     dead = std <= _DEAD * np.maximum(np.abs(mean), 1e-12)
-    return mean, np.where(dead, 0.0, 1 / np.maximum(std, 1e-30))
+    return np.where(dead, 0.0, 1 / np.maximum(std, 1e-30))
 
 
 def _mean_std(x: NDArray[np.float64], v: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -49,26 +49,44 @@ class Table:
 
 def fit_front(recipe: SensorRecipe, runs: tuple[Run, ...], statistics: tuple[str, ...]) -> Front:
     """Fit the normalisation to the grid rows of training runs and put behind it what the recipe's nets look at."""
-    from edge_sft.preprocess.cutting import grid_run
-
-    windowing = recipe.windowing()
-    grids = [grid_run(windowing, run.time, run.values) for run in runs]
-    conditions: tuple[int, ...] = ()
-    if recipe.normalise.by == "condition":
-        conditions = tuple(windowing.names.index(name) for name in recipe.data.conditions)
-    every = max(1, sum(len(grid) for grid in grids) // _ROWS)
+    conditions = condition_channels(recipe)
+    values, valid = grid_rows(recipe, runs)
     normaliser = Normaliser.fit(
-        np.concatenate([grid.values[::every] for grid in grids]),
-        np.concatenate([grid.valid[::every] for grid in grids]),
+        values,
+        valid,
         conditions=conditions,
         clusters=recipe.normalise.clusters if conditions else 1,
-        lifelong=lifelong(windowing),
+        lifelong=lifelong(recipe.windowing()),
         seed=recipe.train.seed,
     )
+    return front_of(recipe, normaliser, statistics)
+
+
+def front_of(recipe: SensorRecipe, normaliser: Normaliser, statistics: tuple[str, ...]) -> Front:
+    """Put behind a normalisation what the recipe's nets look at."""
     config = {"architecture": architecture(recipe), "statistics": statistics, "normalise": normaliser.config}
-    front = build_front(windowing, config)
+    front = build_front(recipe.windowing(), config)
     front.normalise.load_state_dict(normaliser.state_dict())
     return front.eval()
+
+
+def condition_channels(recipe: SensorRecipe) -> tuple[int, ...]:
+    """Return the indices of the channels that tell the condition; none where normalisation is global."""
+    if recipe.normalise.by != "condition":
+        return ()
+    return tuple(recipe.windowing().names.index(name) for name in recipe.data.conditions)
+
+
+def grid_rows(recipe: SensorRecipe, runs: tuple[Run, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the grid's values and validity, float32 [n, C], every so many rows where there are more than plenty."""
+    from edge_sft.preprocess.cutting import grid_run
+
+    grids = [grid_run(recipe.windowing(), run.time, run.values) for run in runs]
+    every = max(1, sum(len(grid) for grid in grids) // _ROWS)
+    return (
+        np.concatenate([grid.values[::every] for grid in grids]),
+        np.concatenate([grid.valid[::every] for grid in grids]),
+    )
 
 
 def architecture(recipe: SensorRecipe) -> str:

@@ -103,12 +103,21 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     return conclude(recipe, dataset, prepared, prepared.members, facts={"kept_base": False})
 
 
-def prepare(recipe: SensorRecipe, dataset: SensorDataset) -> Prepared:
-    """Fit the normalisation, compute the features and make the untrained nets. Raises DataError: too few machines."""
+def prepare(recipe: SensorRecipe, dataset: SensorDataset, front: Front | None = None) -> Prepared:
+    """Compute the features and make the untrained nets.
+
+    Args:
+        recipe: What shall be trained.
+        dataset: The runs, with their splits.
+        front: The normalisation and what looks at windows; None = fitted to these runs.
+
+    Raises:
+        DataError: Too few machines.
+    """
     task = rul_of(recipe)
     runs = lived(dataset.split("train"))
     windowing = recipe.windowing()
-    front = fit_front(recipe, runs, statistics(windowing.length))
+    front = front or fit_front(recipe, runs, statistics(windowing.length))
     table = known(table_of(front, windowing, runs))
     check_groups(dataset, table)
     kinds = front.body.kinds
