@@ -11,6 +11,7 @@ from edge_sft.errors import DataError, UserError
 from edge_sft.federated.learner import Arrays
 from edge_sft.federated.learners.remaining_life import RemainingLife
 from edge_sft.federated.normaliser import NAMES, merged
+from edge_sft.federated.settings import LIFE_ROUNDS, section_of
 from edge_sft.progress import Silent
 from edge_sft.sensor_recipe import SensorRecipe
 
@@ -124,6 +125,10 @@ def test_a_common_normalisation_is_seen_by_all_and_travels_with_the_checkpoint(t
     assert (inference.load(tmp_path / "out").front.normalise.mean.numpy() == told[0]).all()  # type: ignore[union-attr]
 
 
+def test_remaining_life_averages_often():
+    assert section_of(TEXT).rounds == LIFE_ROUNDS
+
+
 def test_normalisation_stays_local_where_the_recipe_says_so(tmp_path: Path):
     text = TEXT + '[federated]\nnormaliser = "local"\n'
     from edge_sft import strict_toml
@@ -204,7 +209,7 @@ def test_a_joined_model_is_exported(tmp_path: Path):
     site = learner(tmp_path / "work")
     joined = site.candidates(site.alone(tmp_path / "work" / "alone", SILENT), site.tuned(SILENT))["global + personal"]
     assert len(joined.nets) == 6
-    site._personal = lambda progress: (joined, {"chosen": "global + personal"})  # type: ignore[method-assign]
+    site._personal = lambda progress: (site._prepared, joined, {"chosen": "global + personal"})  # type: ignore[method-assign]
     site.checkpoint(tmp_path / "out", personal=True, progress=SILENT)
     made = export_sensors(tmp_path / "out", plant(0), tmp_path / "onnx", variants=("fp32", "int8-cpu"))
     assert made.files["fp32"].is_file()
