@@ -81,11 +81,11 @@ def _merged(known: list[Member], recipe: str, say: Callable[[str], None]) -> Arr
 
     found = read_recipe(recipe)
     assert isinstance(found, SensorRecipe)  # only learners of sensors tell anything
-    windowing = found.windowing()
-    for name, why in oddities({member.name: member.opening for member in known}, windowing.names).items():
+    windowing, conditions = found.windowing(), condition_channels(found)
+    for name, why in oddities({member.name: member.opening for member in known}, windowing.names, conditions).items():
         say(f"{name}: {why}")
     return merged(
         [member.opening for member in known],
-        conditions=condition_channels(found),
+        conditions=conditions,
         lifelong=lifelong(windowing),
     )

@@ -100,26 +100,31 @@ def merged(told: Sequence[Arrays], *, conditions: Sequence[int], lifelong: Seque
     return {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in zip(NAMES, found, strict=True)}
 
 
-def oddities(told: Mapping[str, Arrays], channels: Sequence[str]) -> dict[str, str]:
+def oddities(told: Mapping[str, Arrays], channels: Sequence[str], conditions: Sequence[int]) -> dict[str, str]:
     """Return whose channels are in other units, as it seems, in words; nothing for two sites: who would be right?
 
     Args:
         told: What each site told, by its name.
         channels: Names of the C channels.
+        conditions: Those that tell the condition: sites may differ in them, and with them in the others' level; what
+            is compared then is how much the others vary within a condition.
     """
     if len(told) < 3:
         return {}
-    sites = {name: _together(_groups([arrays])) for name, arrays in told.items()}
-    mean = np.median([site.mean for site in sites.values()], axis=0)
-    std = np.median([np.sqrt(site.variance) for site in sites.values()], axis=0)
+    sites = {name: _groups([arrays]) for name, arrays in told.items()}
+    level = {name: _together(groups).mean for name, groups in sites.items()}
+    width = {name: _within(groups) for name, groups in sites.items()}
+    mean, std = np.median(list(level.values()), axis=0), np.median(list(width.values()), axis=0)
     found = {}
-    for name, site in sites.items():
-        own = np.sqrt(site.variance)
-        odd = (own > _ODD * std) | (std > _ODD * own) | (np.abs(site.mean - mean) > _ODD * np.maximum(own, std))
-        if odd[std > 0].any():
-            c = int(np.flatnonzero(odd & (std > 0))[0])
+    for name, own in width.items():
+        odd = (own > _ODD * std) | (std > _ODD * own)
+        if not conditions:
+            odd |= np.abs(level[name] - mean) > _ODD * np.maximum(own, std)
+        odd &= (std > 0) & (own > 0)  # what stands still here says nothing of its unit
+        odd[list(conditions)] = False
+        for c in np.flatnonzero(odd)[:1]:
             found[name] = (
-                f"its {channels[c]} is {site.mean[c]:.3g} ± {own[c]:.3g}, at the sites in the middle {mean[c]:.3g} ± "
+                f"its {channels[c]} is {level[name][c]:.3g} ± {own[c]:.3g}, at the sites in the middle {mean[c]:.3g} ± "
                 f'{std[c]:.3g}: if that is another unit or another kind of machine, set normaliser = "local"'
             )
     return found
@@ -134,6 +139,12 @@ def _groups(told: Sequence[Arrays]) -> list[Group]:
         for arrays in told
         for k in np.flatnonzero(arrays[f"{PREFIX}count"].any(axis=1))
     ]
+
+
+def _within(groups: Sequence[Group]) -> Rows:
+    """Return each channel's deviation within conditions, [C]."""
+    count = np.maximum(np.sum([group.count for group in groups], axis=0), 1.0)
+    return np.asarray(np.sqrt(np.sum([group.count * group.variance for group in groups], axis=0) / count))
 
 
 def _together(groups: Sequence[Group]) -> Group:

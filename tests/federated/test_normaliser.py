@@ -100,11 +100,24 @@ def test_what_nobody_asked_for_is_refused():
     assert "tells" in problem(tell(*rows((0,), 100, 1)), {"nets.0": (3, 3)})
 
 
+CHANNELS = ("height", "throttle", "x", "y", "z", "age")
+
+
 def test_another_unit_is_told():
     sites = {name: rows((0, 1), 500, seed) for seed, name in enumerate("abcd")}
-    channels = ["height", "throttle", "x", "y", "z", "age"]
-    assert oddities({name: tell(*site) for name, site in sites.items()}, channels) == {}
+    assert oddities({name: tell(*site) for name, site in sites.items()}, CHANNELS, CONDITIONS) == {}
     sites["c"][0][:, 4] *= 1000
-    found = oddities({name: tell(*site) for name, site in sites.items()}, channels)
+    found = oddities({name: tell(*site) for name, site in sites.items()}, CHANNELS, CONDITIONS)
     assert found.keys() == {"c"}
     assert "its z is" in found["c"]
+
+
+def test_other_conditions_are_no_other_units():
+    sites = {"a": rows((0,), 500, 1), "b": rows((3,), 500, 2), "c": rows((0, 1, 2, 3), 500, 3)}
+    assert oddities({name: tell(*site) for name, site in sites.items()}, CHANNELS, CONDITIONS) == {}
+
+
+def test_another_level_is_told_where_there_are_no_conditions():
+    told_by = {name: told(*summary(*rows((0,), 500, seed), (), 1, 0), 1) for seed, name in enumerate("abc")}
+    told_by["b"]["normalise.mean"][0, 3] += 273.15
+    assert oddities(told_by, CHANNELS, ()).keys() == {"b"}
