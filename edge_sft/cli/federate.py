@@ -24,7 +24,7 @@ def init(
     name: Annotated[str, typer.Option(help="What people call the federation.")] = "federation",
     also: Annotated[list[str] | None, typer.Option("--also", help="A further name or IP address of it.")] = None,
     listen: Annotated[str, typer.Option(help="HOST:PORT to listen on; default: every address, that port.")] = "",
-    superlink_port: Annotated[int, typer.Option(help="Port on loopback for Flower.")] = 39400,
+    superlink_port: Annotated[int, typer.Option(help="Port for Flower on this machine; never open it.")] = 39400,
     renew: Annotated[bool, typer.Option("--renew", help="Issue a new server certificate; sites need nothing.")] = False,
     directory: Directory = None,
 ) -> None:

@@ -36,7 +36,7 @@ def verify(
     ] = None,
     directory: Directory = None,
 ) -> None:
-    """Follow the hash chains of a run, or of a site's folder, and hold sites' ledgers against the record."""
+    """Check that the record of a run, or of a site's folder, was not changed, and that sites' ledgers agree with it."""
     from edge_sft.federated.report_verify import verify as verified
 
     found = verified(_folder(run, directory), ledger or ())

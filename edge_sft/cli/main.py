@@ -46,14 +46,16 @@ VERBS: dict[str, Verb] = {
     "wheelhouse": Verb("edge_sft.cli.wheelhouse:wheelhouse", "Collect what a device without internet installs from."),
     "service show": Verb("edge_sft.cli.service:show", "Print the agent's systemd unit for this machine."),
     "service install": Verb("edge_sft.cli.service:install", "Have the agent start with the machine, hardened."),
-    "federate init": Verb("edge_sft.cli.federate:init", "Make a federation: authority, certificate, settings."),
-    "federate up": Verb("edge_sft.cli.federate:up", "Run the coordinator that sites reach."),
-    "federate simulate": Verb("edge_sft.cli.federate_simulate:simulate", "Try it here, on data cut into sites."),
+    "federate init": Verb("edge_sft.cli.federate:init", "Make a federation: its authority, certificate, settings."),
+    "federate up": Verb("edge_sft.cli.federate:up", "Run the coordinator, for sites to reach."),
+    "federate simulate": Verb(
+        "edge_sft.cli.federate_simulate:simulate", "Try it on this machine alone, on data cut into sites."
+    ),
     "federate invite": Verb("edge_sft.cli.federate:invite", "Write the file with which a site joins."),
-    "federate run": Verb("edge_sft.cli.federate:run", "Fine-tune over all approved sites."),
+    "federate run": Verb("edge_sft.cli.federate:run", "Fine-tune one model over all approved sites."),
     "federate status": Verb("edge_sft.cli.federate:status", "Show sites, runs, and what to mend."),
-    "federate report": Verb("edge_sft.cli.federate_report:report", "Write a run's HTML report."),
-    "federate verify": Verb("edge_sft.cli.federate_report:verify", "Follow the hash chains of a run."),
+    "federate report": Verb("edge_sft.cli.federate_report:report", "Write a run's report, an HTML page."),
+    "federate verify": Verb("edge_sft.cli.federate_report:verify", "Check that a run's record was not changed."),
     "site join": Verb("edge_sft.cli.site:join", "Join a federation with the file it sent."),
     "site run": Verb("edge_sft.cli.site:run", "Take part: train on this site's data when asked."),
     "site status": Verb("edge_sft.cli.site:status", "Show what this site does, and what to mend."),
@@ -79,8 +81,8 @@ ELSEWHERE = ("bench", "devices", "doctor")  # these look only: with `--to ssh://
 
 GROUPS = {
     "agent": "The agent's configuration and health.",
-    "federate": "Fine-tune one model over several sites whose data stays there.",
-    "site": "One site of a federation; approve, revoke and list are for its coordinator.",
+    "federate": "The coordinator: fine-tune one model over several sites whose data stays with them.",
+    "site": "A plant that learns with others; approve, revoke and list are for the coordinator.",
     "bundle": "Look into, verify or re-sign a bundle.",
     "devices": "Device profiles.",
     "service": "The agent as a systemd service.",
@@ -115,10 +117,16 @@ class _Table(typer.core.TyperGroup):
         return (name, _load(row), rest) if row else (name, command, rest)
 
 
+class _Command(typer.core.TyperCommand):
+    def get_help(self, ctx: Any) -> str:
+        """Return the help as people read it: typer 0.20 escapes brackets for rich also where rich is not used."""
+        return super().get_help(ctx).replace("\\[", "[")
+
+
 def _load(row: Verb) -> Any:
     module, _, function = row.target.partition(":")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(help=None)(getattr(import_module(module), function))
+    app.command(help=None, cls=_Command)(getattr(import_module(module), function))
     return typer.main.get_command(app)
 
 

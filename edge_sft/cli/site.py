@@ -28,12 +28,15 @@ _MARKS = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "
 def join(
     invite: Annotated[Path, typer.Argument(help="The SITE.invite file that the coordinator sent.")],
     data: Annotated[Path, typer.Option(help="Folder with this site's pictures or rows; they stay here.")],
-    recipe: Annotated[Path | None, typer.Option(help="The coordinator's recipe: the data is held to it now.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="The federation's recipe: whether the data fits is said now, not in the first round."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where SITE.join goes; default: this folder.")] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Join although something is wrong.")] = False,
     directory: Directory = None,
 ) -> None:
-    """Make this machine a site: look whether all is well, make its key, and a file for the coordinator."""
+    """Join a federation: look whether all is well, make this site's key, and a file for the coordinator."""
     import edge_sft
     from edge_sft.federated import joining, pki
 

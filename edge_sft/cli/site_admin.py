@@ -18,7 +18,7 @@ Directory = Annotated[Path | None, typer.Option("--dir", help="The federation's 
 
 
 def approve(
-    answer: Annotated[Path, typer.Argument(help="The SITE.join file that the site sent.")],
+    answer: Annotated[Path, typer.Argument(metavar="FILE", help="The SITE.join file that the site sent.")],
     directory: Directory = None,
 ) -> None:
     """Let a site take part. Compare the key's fingerprint with the site first: whoever holds the key is the site."""

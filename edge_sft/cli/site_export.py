@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def export(
     run: Annotated[str | None, typer.Option(help="Which run's model; default: the newest.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all that is made; default: beside the model.")] = None,
-    key: Annotated[Path | None, typer.Option(help="private key that signs; default the one of `keys init`")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Private key that signs; default: the one of `edge-sft keys init`.")
+    ] = None,
     directory: Annotated[Path | None, typer.Option("--dir", help="The site's folder.")] = None,
 ) -> None:
     """Export the personalised model, prove every variant on this site's data, and sign the bundle with its key."""

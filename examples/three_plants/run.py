@@ -166,6 +166,8 @@ class Namespace(Place):
     def close(self) -> None:
         self.holder.kill()
         self.holder.wait()
+        if self.holder.stdout is not None:
+            self.holder.stdout.close()
 
 
 def main() -> None:

@@ -43,6 +43,19 @@ def test_the_manifest_lies_with_the_pictures(tmp_path: Path) -> None:
     assert found[0].fact == "train 8, val 2, test 2"
 
 
+def test_a_class_that_a_plant_has_not_is_said_when_it_joins(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        (tmp_path / "caps" / "good").mkdir(parents=True, exist_ok=True)
+        picture = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "caps" / "good" / f"{number}.png"), picture)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(PICTURES.replace('manifest = "somewhere/parts.csv"\n', ""))
+    (found,) = preflight.data(recipe, tmp_path / "caps", Silent())
+    assert found.level == "error"
+    assert "has no readable picture of 'scratch'" in found.fact
+
+
 def test_a_log_of_failures_lies_with_the_rows(tmp_path: Path) -> None:
     recipe = SensorRecipe.model_validate(
         {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,8 @@ def test_wheel_holds_only_the_package(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"edge_sft"}
     assert "edge_sft/_data/devices/x86-cpu.toml" in listed
     assert "edge_sft/py.typed" in listed
+    app = {line.split()[0] for line in listed.splitlines() if line.startswith("edge_sft/_data/federation/")}
+    assert {Path(name).name for name in app} == {"pyproject.toml", "__init__.py", "client_app.py", "server_app.py"}
 
 
 def test_installed_wheel_lists_profiles(device: Path, tmp_path: Path) -> None:
@@ -83,3 +87,33 @@ def test_device_half_imports_on_the_oldest_python(device: Path, tmp_path: Path) 
         "print('imported')"
     )
     assert run(device / "python", "-c", script, cwd=tmp_path).strip() == "imported"
+
+
+@pytest.fixture(scope="module")
+def coordinator(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Python of an environment that has the wheel, and the libraries of this one; not the checkout.
+
+    A path in a .pth file is added without following the .pth files that lie there: an editable install stays out.
+    """
+    if importlib.util.find_spec("flwr") is None:
+        pytest.skip("Flower is not installed: the app in the wheel is not proved")
+    home = tmp_path_factory.mktemp("coordinator")
+    run(sys.executable, "-m", "venv", "--without-pip", home / "venv", cwd=home)
+    python = home / "venv" / "bin" / "python"
+    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home).strip())
+    run(sys.executable, "-m", "zipfile", "-e", wheel, packages, cwd=home)
+    (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    return python
+
+
+def test_the_app_in_the_wheel_is_the_checkout_s_bit_by_bit(coordinator: Path, tmp_path: Path) -> None:
+    """Sites pin this digest: a coordinator from a wheel and one from the sources must send the same app."""
+    from edge_sft.federated.app import app_sha256
+
+    script = (
+        "import edge_sft; from edge_sft.federated.app import app_directory, app_sha256; "
+        "assert 'site-packages' in edge_sft.__file__, edge_sft.__file__; "
+        "assert '_data' in str(app_directory()), app_directory(); "
+        "print(app_sha256())"
+    )
+    assert run(coordinator, "-c", script, cwd=tmp_path).strip() == app_sha256()
