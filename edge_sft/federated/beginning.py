@@ -75,7 +75,7 @@ def _turned_away(member: Member, weights: Arrays, members: Members, say: Callabl
 
 
 def _merged(known: list[Member], recipe: str, say: Callable[[str], None]) -> Arrays:
-    from edge_sft.federated.normaliser import merged, oddities
+    from edge_sft.federated.normaliser import merged, oddities, standardisation
     from edge_sft.models.sensors.regressor import lifelong
     from edge_sft.training.sensors.features import condition_channels
 
@@ -84,8 +84,5 @@ def _merged(known: list[Member], recipe: str, say: Callable[[str], None]) -> Arr
     windowing, conditions = found.windowing(), condition_channels(found)
     for name, why in oddities({member.name: member.opening for member in known}, windowing.names, conditions).items():
         say(f"{name}: {why}")
-    return merged(
-        [member.opening for member in known],
-        conditions=conditions,
-        lifelong=lifelong(windowing),
-    )
+    told = [member.opening for member in known]
+    return merged(told, conditions=conditions, lifelong=lifelong(windowing)) | standardisation(told)

@@ -4,6 +4,9 @@ Machines of one kind with the same sensors are the same machines at every site: 
 how worn they are, and a normalisation of each site's own would take that away. With operating conditions, the sites'
 conditions are joined first: always the two that lie nearest by Ward's distance (Ward 1963), until there are no more
 than were asked for, and further while two lie within half the deviation of their own rows: then they are one.
+
+Features of windows are standardised alike everywhere too. Sites tell how theirs are under their own normalisation: that
+brings all to one scale, which is all that is needed, without asking twice.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from edge_sft.federated.learner import Arrays
 from edge_sft.models.sensors.normalise import distance_weight, inverse
 
 PREFIX: Final = "normalise."
+STANDARD: Final = "standard."
 NAMES: Final = tuple(PREFIX + name for name in ("mean", "scale", "centres", "weight"))
 _SAME = 0.5  # standard deviations of two conditions' own rows within which they are one
 _ODD = 10.0  # times a channel's deviation that a site may be away from the others, or vary more or less than they
@@ -52,6 +56,12 @@ def told(count: Rows, mean: Rows, std: Rows, most: int) -> Arrays:
     return {f"{PREFIX}{name}": np.pad(rows, room).astype(np.float32) for name, rows in wide.items()}
 
 
+def told_features(count: int, mean: Rows, std: Rows) -> Arrays:
+    """Return what a site tells of its features: how many windows [1], mean and deviation [F]."""
+    found = {"count": np.array([count], np.float32), "mean": mean, "std": std}
+    return {f"{STANDARD}{name}": values.astype(np.float32) for name, values in found.items()}
+
+
 def problem(arrays: Arrays, like: Mapping[str, tuple[int, ...]]) -> str:
     """Return what is wrong with what a site told, "" if nothing.
 
@@ -59,18 +69,30 @@ def problem(arrays: Arrays, like: Mapping[str, tuple[int, ...]]) -> str:
         arrays: What it told.
         like: Shapes of the starting weights, in which the normaliser has its place.
     """
-    shape = like.get(f"{PREFIX}mean")
-    wanted = {f"{PREFIX}{name}" for name in ("count", "mean", "std")} if shape else set()
-    if set(arrays) != wanted:
-        return f"it tells {', '.join(sorted(arrays)) or 'nothing'} of its channels, not {', '.join(sorted(wanted))}"
+    shapes: dict[str, tuple[int, ...]] = {}
+    if f"{PREFIX}mean" in like:
+        shapes = {f"{PREFIX}{name}": like[f"{PREFIX}mean"] for name in ("count", "mean", "std")}
+        shapes |= {f"{STANDARD}{name}": like["mean"] for name in ("mean", "std")} | {f"{STANDARD}count": (1,)}
+    if set(arrays) != set(shapes):
+        return f"it tells {', '.join(sorted(arrays)) or 'nothing'} of its channels, not {', '.join(sorted(shapes))}"
     for name, values in arrays.items():
-        if values.shape != shape or not np.isfinite(values).all():
-            return f"{name} has the shape {values.shape}, not {shape}, or is not finite"
+        if values.shape != shapes[name] or not np.isfinite(values).all():
+            return f"{name} has the shape {values.shape}, not {shapes[name]}, or is not finite"
         if not name.endswith("mean") and (values < 0).any():
             return f"{name} is below 0"
-    if wanted and not arrays[f"{PREFIX}count"].any():
-        return "it has not one row"
-    return ""
+    counts = [arrays[f"{prefix}count"].any() for prefix in (PREFIX, STANDARD)] if arrays else []
+    return "" if all(counts) else "it has not one row"
+
+
+def standardisation(told: Sequence[Arrays]) -> Arrays:
+    """Return the features' common ``mean`` and ``scale`` [F], float32, 0 for one without life."""
+    groups = []
+    for arrays in told:
+        mean, std = (arrays[f"{STANDARD}{name}"].astype(np.float64) for name in ("mean", "std"))
+        groups.append(Group(np.full(mean.shape, float(arrays[f"{STANDARD}count"][0])), mean, std**2))
+    whole = _together(groups)
+    scale = inverse(np.sqrt(whole.variance), whole.mean)
+    return {"mean": whole.mean.astype(np.float32), "scale": scale.astype(np.float32)}
 
 
 def merged(told: Sequence[Arrays], *, conditions: Sequence[int], lifelong: Sequence[int]) -> Arrays:

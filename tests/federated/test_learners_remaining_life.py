@@ -10,7 +10,7 @@ from edge_sft.data.sensors.dataset import Run, SensorDataset
 from edge_sft.errors import DataError, UserError
 from edge_sft.federated.learner import Arrays
 from edge_sft.federated.learners.remaining_life import RemainingLife
-from edge_sft.federated.normaliser import NAMES, merged
+from edge_sft.federated.normaliser import NAMES, merged, problem, standardisation
 from edge_sft.federated.settings import LIFE_ROUNDS, section_of
 from edge_sft.progress import Silent
 from edge_sft.sensor_recipe import SensorRecipe
@@ -106,7 +106,8 @@ def test_the_same_calls_give_the_same_bits(tmp_path: Path):
 
 def test_a_common_normalisation_is_seen_by_all_and_travels_with_the_checkpoint(tmp_path: Path):
     sites = [learner(tmp_path / "a"), learner(tmp_path / "b", 20, scale=3.0)]
-    common = merged([site.opening() for site in sites], conditions=(), lifelong=())
+    openings = [site.opening() for site in sites]
+    common = merged(openings, conditions=(), lifelong=()) | standardisation(openings)
     told = []
     for site in sites:
         before = site.judge("train").score
@@ -114,11 +115,9 @@ def test_a_common_normalisation_is_seen_by_all_and_travels_with_the_checkpoint(t
         assert site.judge("train").score != before
         told.append(site._prepared.front.normalise.mean.numpy())
     assert (told[0] == told[1]).all()
-    assert sites[0].opening().keys() == {
-        "normalise.count",
-        "normalise.mean",
-        "normalise.std",
-    }  # as before: its own rows
+    again = sites[0].opening()  # as before: of its own rows, under its own normalisation
+    assert all((again[name] == value).all() for name, value in openings[0].items())
+    assert problem(again, {name: value.shape for name, value in sites[0].weights().items()}) == ""
     sites[0].checkpoint(tmp_path / "out", personal=False, progress=SILENT)
     from edge_sft.models.sensors import inference
 

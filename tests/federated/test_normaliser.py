@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_sft.federated.learner import Arrays
-from edge_sft.federated.normaliser import NAMES, merged, oddities, problem, told
+from edge_sft.federated.normaliser import NAMES, merged, oddities, problem, standardisation, told, told_features
 from edge_sft.models.sensors.normalise import Normaliser, summary
 
 CONDITIONS = (0, 1)
@@ -75,7 +75,11 @@ def test_the_order_of_the_sites_counts_little_and_is_fixed_by_who_calls():
 
 
 def shapes(most: int = 6) -> dict[str, tuple[int, ...]]:
-    return {"normalise.mean": (most, 6), "nets.0": (3, 3)}
+    return {"normalise.mean": (most, 6), "mean": (4,), "nets.0": (3, 3)}
+
+
+def whole_story() -> Arrays:
+    return tell(*rows((0, 1), 200, 1)) | told_features(200, np.zeros(4), np.ones(4))
 
 
 @pytest.mark.parametrize(
@@ -86,10 +90,12 @@ def shapes(most: int = 6) -> dict[str, tuple[int, ...]]:
         (lambda a: a["normalise.mean"].fill(np.nan), "finite"),
         (lambda a: a["normalise.count"].fill(-1), "below 0"),
         (lambda a: a["normalise.count"].fill(0), "not one row"),
+        (lambda a: a["standard.count"].fill(0), "not one row"),
+        (lambda a: a.update({"standard.std": a["standard.std"][:2]}), "shape"),
     ],
 )
 def test_nonsense_is_named(spoil, words):  # type: ignore[no-untyped-def]
-    arrays = tell(*rows((0, 1), 200, 1))
+    arrays = whole_story()
     assert problem(arrays, shapes()) == ""
     spoil(arrays)
     assert words in problem(arrays, shapes())
@@ -98,6 +104,19 @@ def test_nonsense_is_named(spoil, words):  # type: ignore[no-untyped-def]
 def test_what_nobody_asked_for_is_refused():
     assert problem({}, {"nets.0": (3, 3)}) == ""
     assert "tells" in problem(tell(*rows((0,), 100, 1)), {"nets.0": (3, 3)})
+
+
+def test_features_have_one_standardisation():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(2, 3, (300, 4)), rng.normal(5, 1, (100, 4))]
+    for part in parts:
+        part[:, 3] = 7.0
+    parts[0][:, 2] = 1.5  # without life at one site only
+    found = standardisation([told_features(len(part), part.mean(axis=0), part.std(axis=0)) for part in parts])
+    whole = np.concatenate(parts)
+    np.testing.assert_allclose(found["mean"], whole.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found["scale"][:3], 1 / whole.std(axis=0)[:3], rtol=1e-5)
+    assert found["scale"][3] == 0
 
 
 CHANNELS = ("height", "throttle", "x", "y", "z", "age")

@@ -3,9 +3,9 @@
 The normalisation of channels is among the weights (`edge_sft.federated.normaliser` makes it before round 1), unless the
 recipe's ``[federated] normaliser`` or something else there keeps it local.
 
-The first round is trained on features standardised by each site's own machines; from then on all use the mean of those
-numbers. Against a site's own standardisation throughout, the personal nets' error on held-out training machines of
-C-MAPSS (MLPs, one seed) fell by 1.1 to 1.9 % on FD002 to FD004 and rose by 1.7 % on FD001.
+Where it is local, the first round is trained on features standardised by each site's own machines; from then on all use
+the mean of those numbers. Against a site's own standardisation throughout, the personal nets' error on held-out
+training machines of C-MAPSS (MLPs, one seed) fell by 1.1 to 1.9 % on FD002 to FD004 and rose by 1.7 % on FD001.
 
 Net number i of every site leaves out the i-th fold of that site's machines, and the shared net i is the mean of those.
 So it has never seen them either, at any site, and a site can judge alone, shared and personal nets alike on all its
@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -110,14 +111,15 @@ class RemainingLife:
         return self._dataset.fingerprint
 
     def opening(self) -> Arrays:
-        """Count, mean and deviation of each channel in each operating condition of the training machines."""
+        """Of training machines: count, mean and deviation of each channel in each condition, and of each feature."""
         if not self._normaliser:
             return {}
         values, valid = grid_rows(self._recipe, regression.lived(self._dataset.split("train")))
         most = len(self._normaliser["normalise.mean"])
-        return normaliser.told(
-            *summary(values, valid, condition_channels(self._recipe), most, self._recipe.train.seed), most
-        )
+        found = summary(values, valid, condition_channels(self._recipe), most, self._recipe.train.seed)
+        mean, scale = (getattr(self._own.members, name).double().numpy() for name in _STANDARD)
+        std = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+        return normaliser.told(*found, most) | normaliser.told_features(len(self._own.table), mean, std)
 
     def weights(self) -> Arrays:
         """Return copies of the nets' weights, their standardisation, and the normalisation if it is shared."""
@@ -144,7 +146,7 @@ class RemainingLife:
             proximal=proximal,
             seed=asked.seed + 1000 * round_number,
         )
-        if round_number == 1:
+        if round_number == 1 and not self._normaliser:
             self._members.mean.copy_(self._prepared.members.mean)
             self._members.scale.copy_(self._prepared.members.scale)
         loss = self._fit(self._members, schedule, progress)
