@@ -162,7 +162,7 @@ class Control:
             )
         except subprocess.TimeoutExpired as error:
             raise self._silent("does not answer in two minutes") from error
-        answer = _last_json(done.stdout)
+        answer = last_json(done.stdout)
         if done.returncode == 0 and answer.get("success", False):
             return answer
         told = str(answer.get("error-message") or done.stderr.strip() or done.stdout.strip() or "it said nothing")
@@ -189,7 +189,7 @@ root-certificates = "{self._folder.authority}"
             durable.write_text(path, text)
 
 
-def _last_json(text: str) -> dict[str, Any]:
+def last_json(text: str) -> dict[str, Any]:
     """Return the JSON object that Flower's command line ends with; it may print lines of its own before."""
     start = text.find("{")
     if start < 0:
