@@ -14,6 +14,7 @@ Compression = Literal["none", "bf16", "int8"]
 Strategy = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "trimmed", "krum"]
 
 PROXIMAL = 0.01  # FedProx's usual small μ (Li et al. 2020 searched 0.001 to 1)
+_UNSEEN = "secure aggregation: the length of a single update cannot be seen, and none can be left out for it"
 ADAM_RATE = 0.01  # changes of a weight near 1e-3, as fine-tuning makes them, come out about as long as they went in
 
 
@@ -72,6 +73,9 @@ class FederatedSection(BaseModel):
         problems += conflicts(
             self.privacy, strategy=self.strategy, compression=self.compression, quorum=self.quorum, weighted=False
         )
+        if self.privacy.kind != "none" and self.outlier != type(self).model_fields["outlier"].default:
+            known = "differential privacy: the clip bounds each update" if self.privacy.kind == "dp" else _UNSEEN
+            problems.append(f"outlier = {self.outlier:g} with {known}; remove it")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_sft import strict_toml
-from edge_sft.errors import BugError, UserError
-from edge_sft.federated.client import MakeLearner, Place, answer
+from edge_sft.errors import BugError, DataError, UserError
+from edge_sft.federated import outward, secure_site
+from edge_sft.federated.client import MakeLearner, Place, answer, refusal
 from edge_sft.federated.learner import Arrays, Learner
-from edge_sft.federated.messages import BASE, FINAL, HELLO, ROUND, opened
+from edge_sft.federated.messages import BASE, FINAL, HELLO, ROUND, SECURE, opened, packed
 from edge_sft.federated.server import Settings, serve
 from edge_sft.profile import data_directory
 from edge_sft.progress import Progress
 
 if TYPE_CHECKING:
-    from flwr.app import Context, Message
+    from flwr.app import Context, Message, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
 
@@ -39,15 +40,31 @@ def make_client_app(make: MakeLearner | None = None) -> ClientApp:
     learners = Remembered(make)
 
     def handle(message: Message, context: Context) -> Message:
-        place = place_of(context.node_config, context.run_config)
-        asked = opened(message.content)
-        return Message(answer(message.metadata.message_type, asked, place, learners), reply_to=message)
+        return Message(_answered(message, context, learners), reply_to=message)
 
     app.query(HELLO.partition(".")[2])(handle)
     app.query(BASE.partition(".")[2])(handle)
     app.train(ROUND.partition(".")[2])(handle)
     app.train(FINAL.partition(".")[2])(handle)
+    app.train()(handle)  # the four steps of a secure round
     return app
+
+
+def _answered(message: Message, context: Context, learners: Remembered) -> RecordDict:
+    """Answer; what goes wrong before there is a site, or with its disk, leaves in fixed words too."""
+    kind, place = message.metadata.message_type, None
+    try:
+        place = place_of(context.node_config, context.run_config)
+        try:
+            asked = opened(message.content)
+        except DataError as error:
+            return refusal(kind, outward.words(error, place.directory), place.directory, place.name)
+        if kind.partition(".")[0] == SECURE and kind not in {ROUND, FINAL}:
+            return secure_site.answer(message, asked, context, place, learners)
+        return answer(kind, asked, place, learners)
+    except Exception as error:  # noqa: BLE001 - Flower would send its words, which quote the site
+        why = outward.words(error, None if place is None else place.directory)
+        return packed({"status": "refused", "why": why})
 
 
 def make_server_app(settings: Settings | None = None) -> ServerApp:

@@ -13,7 +13,7 @@ from edge_sft.federated.codec import round_trip
 from edge_sft.federated.learner import Arrays
 from edge_sft.federated.privacy import clip, coordinator_std, noised, secret_in
 from edge_sft.federated.run_store import State
-from edge_sft.federated.strategies import average
+from edge_sft.federated.strategies import Memory, average
 from edge_sft.federated.vetting import Update
 from edge_sft.federated_section import FederatedSection
 
@@ -42,6 +42,16 @@ def advanced(section: FederatedSection, state: State, updates: list[Update], *, 
     )
     moved = {name: (made[name] - state.weights[name]).astype(np.float32) for name in made}
     moved = _hidden(section, moved, len(updates), folder, f"{run}|{number}|{state.base}")
+    return stepped(section, state, moved, memory)
+
+
+def stepped(section: FederatedSection, state: State, moved: Arrays, memory: Memory) -> State:
+    """Return the state after a round that moves the weights so far (float32), but for its line in the record.
+
+    Raises:
+        DataError: The step is not finite.
+    """
+    number = state.done + 1
     wanted = {name: state.weights[name].astype(np.float64) + moved[name] + state.owed[name] for name in moved}
     delta = {name: (wanted[name] - state.weights[name]).astype(np.float32) for name in wanted}
     broken = sorted(name for name, array in delta.items() if not np.isfinite(array).all())

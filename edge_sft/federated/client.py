@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from edge_sft import __version__
-from edge_sft.errors import BugError, DataError, EdgeSftError
+from edge_sft.federated import outward
 from edge_sft.federated.codec import Encoded, decode, encode, round_trip
 from edge_sft.federated.keys import digest, others, picked, shared_names
 from edge_sft.federated.learner import Arrays, JudgedSplit, Learner
 from edge_sft.federated.messages import BASE, FINAL, HELLO, PROTOCOL, ROUND, Opened, Scalar, packed, payload_bytes
+from edge_sft.federated.outward import Sayable, sayable
 from edge_sft.federated.privacy import clip, noised, secret_in, site_std
 from edge_sft.federated.settings import recipe_digest, section_of
 from edge_sft.federated.site_store import SiteStore
@@ -67,23 +68,29 @@ def answer(kind: str, asked: Opened, place: Place, make: MakeLearner, progress: 
     """
     began = time.monotonic()
     try:
-        store = SiteStore(place.directory, asked.text("run"))
-    except EdgeSftError as error:  # without a name there is no folder to write a ledger line for
-        return packed({"site": place.name, "status": "refused", "why": str(error)})
+        with sayable():
+            store = SiteStore(place.directory, asked.text("run"))
+    except Sayable as error:  # without a name there is no folder for the run
+        return refusal(kind, str(error), place.directory, place.name)
     answers = {HELLO: _hello, BASE: _base, ROUND: _round, FINAL: _final}
     try:
         if kind != HELLO and (store.recipe_digest() or "none") != asked.text("recipe_sha256"):
             made = _Answer({"status": "unknown", "why": f"the run {store.run} was not announced to this site"})
         else:
             made = answers[kind](asked, store, place, make, progress or Silent())
-    except BugError:
-        raise
-    except EdgeSftError as error:
-        made = _Answer({"status": "refused", "why": str(error)})
+    except Exception as error:  # noqa: BLE001 - whatever it is, its own words would quote the site
+        made = _Answer({"status": "refused", "why": outward.words(error, place.directory)})
     made.metrics["seconds"] = time.monotonic() - began
     made.config |= {"site": place.name, "run": store.run, "round": max(0, asked.number("round"))}
     made.config.setdefault("status", "ok")
     return _recorded(kind, made, store)
+
+
+def refusal(kind: str, why: str, site: Path, name: str) -> RecordDict:
+    """Return an answer that is nothing but words, and its line in the ledger. Raises DeviceError: the disk refuses."""
+    said: dict[str, Scalar] = {"site": name, "status": "refused", "why": why}
+    head = outward.note(site, kind, why, payload_bytes(packed(said | {"chain": _NO_HEAD})))
+    return packed(said | {"chain": head})
 
 
 def _recorded(kind: str, made: _Answer, store: SiteStore) -> RecordDict:
@@ -97,6 +104,7 @@ def _recorded(kind: str, made: _Answer, store: SiteStore) -> RecordDict:
         words=[*made.config, "chain"],
         metrics=made.metrics,
         encoded=made.encoded,
+        said=str(made.config.get("why", "")),
     )
     return packed(made.config | {"chain": head}, made.metrics, made.encoded)
 
@@ -111,9 +119,10 @@ def _hello(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, pro
         )
         return _Answer({**here, "status": "refused", "why": why})
     recipe = asked.text("recipe")
-    section = section_of(recipe, f"the recipe of the run {store.run}")
+    with sayable():
+        section = section_of(recipe, f"the recipe of the run {store.run}")
     if recipe_digest(recipe) != asked.text("recipe_sha256"):
-        raise DataError(f"the recipe of the run {store.run}", "does not match its SHA-256", "Start the run again.")
+        raise Sayable(f"the recipe of the run {store.run}", "does not match its SHA-256", "Start the run again.")
     store.open(recipe)
     learner = make(recipe, place.data, store.folder / "work", progress)
     shared = shared_names(learner.parts, section.share)
@@ -143,6 +152,17 @@ def _base(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, prog
 
 
 def _round(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, progress: Progress) -> _Answer:
+    if section_of(store.recipe() or "").privacy.kind == "secagg":
+        raise Sayable(
+            "an update of one site",
+            "is not sent in this run: its recipe asks for secure aggregation",
+            "Whoever runs the coordinator must look at it.",
+        )
+    return learn(asked, store, place, make, progress)
+
+
+def learn(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, progress: Progress) -> _Answer:
+    """Take the round's weights and learn from them; return the update and what to say of it, not sent yet."""
     number = asked.number("round")
     learner, section, shared = _opened(store, place, make, progress)
     try:
@@ -170,9 +190,11 @@ def _update(section: FederatedSection, store: SiteStore, after: Arrays, before: 
     """Return the update as it is sent, and store what rounding it lost. Raises DataError: not finite."""
     bad = sorted(name for name, array in after.items() if not np.isfinite(array).all())
     if bad:
-        raise DataError("what was learnt", f"has NaN or infinite numbers in {bad[0]}", "Lower train.learning_rate.")
+        raise Sayable("what was learnt", f"has NaN or infinite numbers in {bad[0]}", "Lower train.learning_rate.")
     delta = {name: array - before[name] for name, array in after.items()}
     privacy = section.privacy
+    if privacy.kind == "secagg":
+        return encode(delta, "none")
     if privacy.kind == "dp" and privacy.clip is not None:
         delta, _ = clip(delta, privacy.clip)
         if site_std(privacy):
@@ -197,13 +219,14 @@ def _receive(asked: Opened, store: SiteStore, learner: Learner, shared: list[str
     if held is None:
         if asked.encoded is None:
             raise _Lacks
-        brought = decode(asked.encoded)
+        with sayable():
+            brought = decode(asked.encoded)
         shapes = {name: array.shape for name, array in picked(learner.weights(), shared).items()}
         if not asked.config.get("full"):  # a step need not bring what it leaves as it is
             shapes = {name: shape for name, shape in shapes.items() if name in brought}
         wrong = misfit({name: array.shape for name, array in brought.items()}, shapes)
         if wrong:
-            raise DataError("the coordinator's weights", wrong, "Its run and this site's edge-sft do not fit.")
+            raise Sayable("the coordinator's weights", wrong, "Its run and this site's edge-sft do not fit.")
         if asked.config.get("full"):
             held = brought
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -78,6 +79,14 @@ def decode(encoded: Encoded) -> Arrays:
     if at != len(raw):
         raise _damaged(f"{len(raw) - at} bytes are left over")
     return out
+
+
+def from_row(row: NDArray[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    """Cut a row of numbers [weights] into arrays by name, in the order in which `encode` lays them."""
+    ends = np.cumsum([prod(shapes[name]) for name in sorted(shapes)])
+    return {
+        name: part.reshape(shapes[name]) for name, part in zip(sorted(shapes), np.split(row, ends[:-1]), strict=True)
+    }
 
 
 def round_trip(delta: Arrays, encoding: Compression) -> tuple[Encoded, Arrays, Arrays]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edge_sft.errors import DataError
 from edge_sft.federated.messages import Opened, opened, payload_bytes
+from edge_sft.federated.outward import brief, flowers
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -71,6 +72,7 @@ class Answer:
         again: Whether this message had been answered before.
         size: Bytes of its content as serialised.
         seconds: From asking to answering.
+        message: Flower's own, for what `Opened` does not hold.
     """
 
     asked: Asked
@@ -79,6 +81,7 @@ class Answer:
     again: bool
     size: int
     seconds: float
+    message: Message
 
 
 class Exchange:
@@ -139,9 +142,10 @@ class Exchange:
         self._closed[number] = asked
         seconds = self._clock.now() - asked.at
         if reply.has_error():
-            return Answer(asked, None, reply.error.reason or f"Flower's error {reply.error.code}", again, 0, seconds)
+            why = brief(reply.error.reason or flowers(reply.error.code))
+            return Answer(asked, None, why, again, 0, seconds, reply)
         size = payload_bytes(reply.content)
         try:
-            return Answer(asked, opened(reply.content), "", again, size, seconds)
+            return Answer(asked, opened(reply.content), "", again, size, seconds, reply)
         except DataError as error:
-            return Answer(asked, None, f"its answer {error.fact}", again, size, seconds)
+            return Answer(asked, None, f"its answer {error.fact}", again, size, seconds, reply)

@@ -21,6 +21,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from edge_sft.federated.outward import Sayable
+
 _RAISED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 _UNREACHABLE = 5  # NODE_UNAVAILABLE
 
@@ -114,7 +116,14 @@ class LocalGrid(Grid):
         return asked.metadata.message_id
 
     def _answer(self, asked: Message) -> None:
-        for reply in self._replies(asked):
+        try:
+            replies = self._replies(asked)
+        except BaseException as error:
+            if not self._threads:
+                raise  # whoever asked hears of it
+            # a thread that ended without an answer would be waited for until the deadline
+            replies = [Message(Error(_RAISED, f"its thread ended: {type(error).__name__}"), reply_to=asked)]
+        for reply in replies:
             with self._inbox.lock:
                 self._inbox.replies.setdefault(asked.metadata.message_id, []).append(reply)
 
@@ -125,7 +134,8 @@ class LocalGrid(Grid):
         try:
             reply = deepcopy(self._app(asked, self._contexts[node]))
         except Exception as error:  # noqa: BLE001 - as Flower does: a site's failure is an answer
-            reply = Message(Error(_RAISED, f"{type(error).__name__}: {error}"), reply_to=asked)
+            said = str(error) if isinstance(error, Sayable) else type(error).__name__
+            reply = Message(Error(_RAISED, said), reply_to=asked)
         return [reply] if self._interfere is None else self._interfere(asked, reply)
 
 

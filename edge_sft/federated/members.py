@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from edge_sft import __version__
@@ -12,6 +12,7 @@ from edge_sft.errors import DataError
 from edge_sft.federated.codec import decode
 from edge_sft.federated.learner import Arrays, Compatible, Part
 from edge_sft.federated.messages import PROTOCOL, Opened
+from edge_sft.federated.outward import brief
 
 _PARTS = ("body", "norm", "bias", "head")
 
@@ -65,6 +66,21 @@ class Members:
         """Return the nodes that were neither let in nor turned away."""
         met = {member.node for member in self.known.values()} | set(self.turned_away)
         return [node for node in online if node not in met]
+
+    def renamed(self, names: Mapping[int, str] | None, online: Collection[int]) -> dict[str, str]:
+        """Take the approvals as of now, and forget who was turned away and left: mended, it is greeted anew.
+
+        Returns:
+            Who takes part no more, with why: its approval was withdrawn.
+        """
+        self.turned_away = {node: why for node, why in self.turned_away.items() if node in online}
+        self.names = names
+        if names is None:
+            return {}
+        gone = [member for member in self._sorted() if names.get(member.node) != member.name]
+        for member in gone:
+            del self.known[member.name]
+        return {member.name: "takes part no more: it was revoked" for member in gone}
 
     def expected(self) -> set[str]:
         """Return the names that were approved and not met yet."""
@@ -125,7 +141,7 @@ class Members:
     def _why_not(self, node: int, reply: Opened) -> str:
         name, theirs, protocol = reply.text("site"), reply.text("edge_sft"), reply.number("protocol")
         if reply.text("status") != "ok":
-            return reply.text("why") or "it refused and did not say why"
+            return brief(reply.text("why")) or "it refused and did not say why"
         if protocol != PROTOCOL or theirs != __version__:
             return (
                 f"it runs edge-sft {theirs or 'of unknown version'} (protocol {protocol}), the coordinator "

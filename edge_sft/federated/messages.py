@@ -21,6 +21,7 @@ HELLO: Final = "query.hello"
 BASE: Final = "query.base"
 ROUND: Final = "train.round"
 FINAL: Final = "train.final"
+SECURE: Final = "train"  # the four steps of a secure round; Flower's half of the protocol takes no other type
 
 _ARRAYS, _METRICS, _CONFIG = "arrays", "metrics", "config"
 _CODES: Final = "delta"

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_sft import durable
 from edge_sft.errors import DeviceError, EdgeSftError
-from edge_sft.federated import site_files
+from edge_sft.federated import outward, site_files
 from edge_sft.federated.environment import flower_environment
 from edge_sft.federated.site_files import SiteFile, State
 from edge_sft.prediction import rfc3339
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 KNOWN: Final = ("1.41.0",)
 NOT_ADMITTED: Final = 75  # sysexits' EX_TEMPFAIL: waiting and trying again is right
 _VOUCHER: Final = "edge-sft-pin"
-_GET_FAB: Final = 4  # its place in what Flower's connection yields
+_SEND, _GET_FAB, _PUSH = 2, 4, 6  # their places in what Flower's connection yields
 
 _ABSENT_S: Final = 7.0  # a coordinator's run looks every three seconds who is there
 _NODE_ID: Final = "node-id"
@@ -107,8 +108,16 @@ def check_version() -> str:
     return found
 
 
-def pinned(connect: Any, voucher: Voucher, tell: Tell) -> Any:
-    """Wrap Flower's connection: its node is told when it is admitted, and every app it fetches is judged."""
+def pinned(connect: Any, voucher: Voucher, tell: Tell, site: Path) -> Any:
+    """Wrap Flower's connection: its node is told when it is admitted, every app it fetches is judged, and an answer
+    that Flower itself makes of a failure leaves without what it quotes, with a line in the ledger.
+
+    Args:
+        connect: Flower's.
+        voucher: Judges apps.
+        tell: Told what becomes of the node.
+        site: The site's folder.
+    """
     from flwr.supercore.fab import Fab
 
     @contextlib.contextmanager
@@ -125,9 +134,42 @@ def pinned(connect: Any, voucher: Voucher, tell: Tell) -> Any:
                 return Fab(fab.hash_str, fab.content, proofs)
 
             tell("serving", str(parts[0]))
-            yield (*parts[:_GET_FAB], judged, *parts[_GET_FAB + 1 :])
+            kept = list(parts)
+            kept[_SEND] = worded(parts[_SEND], parts[_PUSH], site)
+            kept[_GET_FAB] = judged
+            yield tuple(kept)
 
     return connection
+
+
+def worded(send: Any, push: Any, site: Path) -> Any:
+    """Wrap Flower's sending: of a failure's answer its number leaves, and our words for it.
+
+    Flower's own reason is the exception as text, which names paths and may quote data. The answer's digest covers its
+    reason, so that it is made anew and its parts are sent here.
+    """
+    from flwr.app import Error, Message
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+
+    def sending(message: Any, tree: Any, seconds: float) -> tuple[set[str], str]:
+        if not message.has_error():
+            sent: tuple[set[str], str] = send(message, tree, seconds)
+            return sent
+        code = message.error.code
+        said = outward.flowers(code)
+        sys.stderr.write(f"Flower answers with its error {code}: {message.error.reason}\n")
+        of: Any = Message  # its signature does not show `metadata`
+        made = of(error=Error(code, said), metadata=copy(message.metadata))
+        made.metadata.__dict__["_message_id"] = made.object_id
+        parts = {name: one.deflate() for name, one in get_all_nested_objects(made).items()}
+        with contextlib.suppress(DeviceError):  # of a full disk the coordinator hears all the same
+            outward.note(site, message.metadata.message_type, said, sum(map(len, parts.values())))
+        wanted, session = send(made, get_object_tree(made), seconds)
+        for name in wanted:
+            push(message.metadata.run_id, session, name, parts[name])
+        return set(), session
+
+    return sending
 
 
 def release(site: SiteFile, directory: Path, node_id: int) -> None:
@@ -191,7 +233,7 @@ def serve(directory: Path, site: SiteFile, *, warm: bool = True) -> None:
         release(site, directory, int((home / _NODE_ID).read_text()))
     voucher, reasons = new_voucher(site.apps), _keeping_reasons(fleet_http_connection)
     worker: Any = start_client_internal
-    worker.http_request_response = pinned(worker.http_request_response, voucher, tell)
+    worker.http_request_response = pinned(worker.http_request_response, voucher, tell, directory)
     sys.argv = _arguments(directory, site, voucher, home, warm=warm)
     try:
         flower_supernode()

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from edge_sft.federated.members import Members
+from edge_sft.errors import NetworkError
+from edge_sft.federated.members import Member, Members
 
 
 class Tally:
@@ -70,6 +71,50 @@ def round_line(
         "sites": {name: sites[name] for name in sorted(sites)},
         "evaluation": _evaluation(sites),
     }
+
+
+def final_line(
+    member: Member, fact: Mapping[str, Any], *, run: str, number: int, weights: str, tally: Tally
+) -> dict[str, Any]:
+    """Return the line of a site that has made its own model.
+
+    Args:
+        member: The site.
+        fact: What came of it.
+        run: The run's name.
+        number: One more than the run has rounds.
+        weights: Digest of the final ones.
+        tally: What was sent since the last round's line.
+    """
+    down, up = tally.taken(member.node)
+    return {
+        "kind": "final",
+        "run": run,
+        "round": number,
+        "time": stamp(),
+        "site": member.name,
+        "global": weights,
+        "samples": member.splits,
+        "fingerprint": member.fingerprint,
+        "bytes_down": down,
+        "bytes_up": up,
+        **fact,
+    }
+
+
+def too_few(
+    run: str, where: str, present: list[str], settled: Mapping[str, Mapping[str, Any]], members: Members, quorum: int
+) -> NetworkError:
+    """Return what is said when a run stops for want of sites: who is there, and what is wrong with each other one."""
+    listed = [f"{name}: {fact.get('why', fact.get('status', ''))}" for name, fact in sorted(settled.items())]
+    listed += [f"{members.name_of(node)}: {why}" for node, why in members.turned_away.items()]
+    whys = "; ".join(item for item in listed if item.partition(":")[0] not in present)
+    return NetworkError(
+        f"the run {run}",
+        f"{where}: {len(present)} of {quorum} needed sites ({', '.join(present) or 'none'})"
+        + (f"; {whys}" if whys else ""),
+        "Mend those sites, or lower federated.quorum in a new run; started again under its name, this one goes on.",
+    )
 
 
 def lengths(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -12,17 +12,19 @@ from typing import Any, Final
 
 from edge_sft import __version__
 from edge_sft.errors import DataError, NetworkError
-from edge_sft.federated.averaging import advanced
+from edge_sft.federated.asking import greeting, question, starting_weights
+from edge_sft.federated.averaging import advanced, stepped
 from edge_sft.federated.beginning import first_state
-from edge_sft.federated.codec import Encoded, decode, encode
+from edge_sft.federated.codec import Encoded, encode
 from edge_sft.federated.exchange import Answer, Clock, Exchange
-from edge_sft.federated.keys import digest
-from edge_sft.federated.learner import Arrays, Compatible
+from edge_sft.federated.learner import Compatible
 from edge_sft.federated.members import Member, Members
-from edge_sft.federated.messages import BASE, FINAL, HELLO, PROTOCOL, ROUND, Scalar, packed
+from edge_sft.federated.messages import FINAL, HELLO, ROUND, SECURE, packed
+from edge_sft.federated.outward import brief
 from edge_sft.federated.phase import Phase, Waiting, finite, mark
-from edge_sft.federated.record import Tally, lengths, round_line, stamp
+from edge_sft.federated.record import Tally, final_line, lengths, round_line, too_few
 from edge_sft.federated.run_store import RunStore, State
+from edge_sft.federated.secure_rounds import Steps, secure_step
 from edge_sft.federated.settings import recipe_digest
 from edge_sft.federated.vetting import Expected, bounded, outliers, vet
 from edge_sft.federated_section import FederatedSection
@@ -39,7 +41,7 @@ class Coordinator:
         section: The recipe's ``[federated]``.
         exchange: Messages over Flower's Grid.
         clock: Time.
-        names: Names of approved nodes; None = sites name themselves (a simulation).
+        names: Returns the names of approved nodes as of now; None = sites name themselves (a simulation).
         app: SHA-256 of the app that runs, for the record; "" where it is not known.
         say: Told what happens, one sentence at a time.
         waiting: How long what is waited for.
@@ -52,14 +54,14 @@ class Coordinator:
         exchange: Exchange,
         clock: Clock,
         *,
-        names: Mapping[int, str] | None,
+        names: Callable[[], Mapping[int, str] | None],
         app: str,
         say: Callable[[str], None],
         waiting: Waiting,
     ) -> None:
         self._store, self._section, self._exchange, self._clock = store, section, exchange, clock
         self._recipe = store.recipe()
-        self._members = Members(names)
+        self._names, self._members = names, Members(names())
         self._app, self._say, self._waiting = app, say, waiting
         self._tally = Tally()
         self._lengths: dict[str, list[float]] = {}
@@ -114,27 +116,31 @@ class Coordinator:
         return bool(online) and not waits
 
     def _greet(self) -> None:
-        hello: dict[str, Scalar] = {
-            "edge_sft": __version__,
-            "protocol": PROTOCOL,
-            "run": self._store.run,
-            "recipe": self._recipe,
-            "recipe_sha256": recipe_digest(self._recipe),
-        }
-        busy = self._exchange.busy()
-        for node in self._members.strangers(self._exchange.online()):
+        """Greet who is there and was not met, also sites that were approved while the run goes on."""
+        online, busy = self._exchange.online(), self._exchange.busy()
+        for name, why in self._members.renamed(self._names(), online).items():
+            self._say(f"{name} {why}")
+        for node in self._members.strangers(online):
             if node not in busy:
+                hello = greeting(self._store.run, self._recipe)
                 asked = self._exchange.ask(node, HELLO, 0, packed(hello))
                 self._tally.down(node, 0 if asked is None else asked.size)
 
     def _begin(self) -> State:
         """Get the common starting weights from one site; the others have said the same digest of them."""
-        config: dict[str, Scalar] = {"run": self._store.run, "recipe_sha256": recipe_digest(self._recipe)}
         for name in sorted(self._members.known):
             member = self._members.known[name]
-            asked = self._exchange.ask(member.node, BASE, 0, packed(config))
-            self._tally.down(member.node, 0 if asked is None else asked.size)
-            weights = self._base_from(member)
+            weights = starting_weights(
+                member,
+                self._store.run,
+                self._recipe,
+                exchange=self._exchange,
+                clock=self._clock,
+                tally=self._tally,
+                deadline_s=self._section.deadline_s,
+                poll_s=self._waiting.poll_s,
+                say=self._say,
+            )
             if weights is not None:
                 facts, quorum = dict(member.facts), self._section.quorum
                 state = first_state(weights, member.parts, facts, self._members, self._recipe, quorum, self._say)
@@ -144,40 +150,54 @@ class Coordinator:
             f"the run {self._store.run}", "no site sent the starting weights that it names", "Look at the sites' logs."
         )
 
-    def _base_from(self, member: Member) -> Arrays | None:
-        until = self._clock.now() + self._section.deadline_s
-        while self._clock.now() < until:
-            for answer in self._exchange.answers():
-                self._tally.up(answer.asked.node, answer.size)
-                if answer.asked.kind != BASE or answer.asked.node != member.node:
-                    continue
-                if answer.content is None or answer.content.encoded is None:
-                    self._say(f"{member.name} sent no starting weights: {answer.why or 'none came'}")
-                    return None
-                weights = decode(answer.content.encoded)
-                if digest(weights) == member.start:
-                    return weights
-                self._say(f"{member.name} sent other starting weights than it said")
-                return None
-            self._clock.sleep(self._waiting.poll_s)
-        return None
-
     # rounds
 
     def _round(self, state: State) -> State:
         number = state.done + 1
-        phase = Phase(ROUND, number, 0.0)
+        secret = self._section.privacy.kind == "secagg"
+        phase = Phase(SECURE if secret else ROUND, number, 0.0)
         for attempt in range(1, ATTEMPTS + 1):
             phase.until = self._clock.now() + self._section.deadline_s
-            phase.asked = set(phase.updates)
-            self._ask_all(phase, state)
-            self._leave_out(phase)
-            if len(phase.updates) >= self._section.quorum:
-                return self._average(phase, state, attempt)
+            after, here = (self._secretly if secret else self._openly)(phase, state)
+            if after is not None:
+                return self._advanced(phase, state, after, attempt, here)
             line = round_line("repeat", self._store.run, number, phase.settled, self._members, self._tally)
             self._store.note(line)
-            self._say(f"round {number} has {len(phase.updates)} of {self._section.quorum} updates: it is repeated")
-        raise self._too_few(f"round {number}", sorted(phase.updates), phase.settled)
+            self._say(f"round {number} has {len(here)} of {self._section.quorum} updates: it is repeated")
+        raise self._too_few(f"round {number}", here, phase.settled)
+
+    def _openly(self, phase: Phase, state: State) -> tuple[State | None, list[str]]:
+        """Return the state after a plain round, None without a quorum, and whose updates are in."""
+        phase.asked = set(phase.updates)
+        self._ask_all(phase, state)
+        self._leave_out(phase)
+        here = sorted(phase.updates)
+        return (self._average(phase, state) if len(here) >= self._section.quorum else None), here
+
+    def _secretly(self, phase: Phase, state: State) -> tuple[State | None, list[str]]:
+        """Return the state after a secure round, None when nothing was opened, and whose updates are in."""
+        phase.settled = {}
+        steps = Steps(
+            exchange=self._exchange,
+            clock=self._clock,
+            members=self._members,
+            tally=self._tally,
+            phase=phase,
+            section=self._section,
+            run=self._store.run,
+            recipe_sha256=recipe_digest(self._recipe),
+            base=state.base,
+            shapes={key: array.shape for key, array in state.weights.items()},
+            other=lambda answer: self._take(phase, None, answer),
+            greet=self._greet,
+            poll_s=self._waiting.poll_s,
+        )
+        found = secure_step(steps, state, question(self._store.run, self._recipe, self._section, state, phase.number))
+        if isinstance(found, str):
+            self._say(f"round {phase.number}: {found}")
+            return None, sorted(name for name, fact in phase.settled.items() if fact.get("status") == "unused")
+        moved, names = found
+        return stepped(self._section, state, moved, state.memory), names
 
     def _ask_all(self, phase: Phase, state: State) -> None:
         """Ask every site there is, until all have answered or the deadline has passed."""
@@ -215,18 +235,7 @@ class Coordinator:
         return enough or not waited_for or self._clock.now() >= phase.patient_until
 
     def _ask(self, phase: Phase, state: State, member: Member) -> None:
-        config: dict[str, Scalar] = {
-            "run": self._store.run,
-            "recipe_sha256": recipe_digest(self._recipe),
-            "round": phase.number,
-            "rounds": self._section.rounds,
-            "base": state.base,
-            "previous": state.previous,
-            "full": False,
-            "steps": self._section.steps or 0,
-            "proximal": self._section.mu,
-            "evaluate": (phase.number - 1) % self._section.evaluate_every == 0,
-        }
+        config = question(self._store.run, self._recipe, self._section, state, phase.number)
         encoded: Encoded | None = None
         if member.name in phase.whole or member.holds not in {state.base, state.previous} or not member.holds:
             config["full"], encoded = True, encode(state.weights, "none")
@@ -244,18 +253,24 @@ class Coordinator:
 
     def _take_answers(self, phase: Phase, state: State | None) -> None:
         for answer in self._exchange.answers():
-            self._tally.up(answer.asked.node, answer.size)
-            name = self._members.name_of(answer.asked.node)
-            if answer.again:
-                self._remark(phase, name, f"answered twice to {answer.asked.kind}: the second is ignored")
-            elif answer.asked.kind == HELLO:
-                self._meet(answer)
-            elif answer.asked.kind != phase.kind or answer.asked.round != phase.number:
-                why = f"late: its answer to round {answer.asked.round} came after {answer.seconds:.0f} s and is ignored"
-                self._remark(phase, name, why)
-                self._now_holds(name, answer)
-            elif state is not None:
-                self._settle(phase, state, name, answer)
+            self._take(phase, state, answer)
+
+    def _take(self, phase: Phase, state: State | None, answer: Answer) -> None:
+        """Take an answer: to a greeting, to this question, or to an earlier one."""
+        self._tally.up(answer.asked.node, answer.size)
+        name = self._members.name_of(answer.asked.node)
+        if answer.again:
+            self._remark(phase, name, f"answered twice to {answer.asked.kind}: the second is ignored")
+        elif answer.asked.kind == HELLO:
+            self._meet(answer)
+        elif answer.asked.kind != phase.kind or answer.asked.round != phase.number or state is None:
+            why = f"late: its answer to round {answer.asked.round} came after {answer.seconds:.0f} s and is ignored"
+            self._remark(phase, name, why)
+            self._now_holds(name, answer)
+        elif name not in self._members.known:
+            self._remark(phase, name, "does not take part any more: its answer is ignored")
+        else:
+            self._settle(phase, state, name, answer)
 
     def _meet(self, answer: Answer) -> None:
         node = answer.asked.node
@@ -282,7 +297,7 @@ class Coordinator:
             phase.asked.discard(name)
             return
         elif status != "ok":
-            fact |= {"status": "refused", "why": reply.text("why") or f"it answered {status!r}"}
+            fact |= {"status": "refused", "why": brief(reply.text("why")) or f"it answered {brief(status)!r}"}
         else:
             fact |= {"status": "ok", "chain": reply.text("chain"), "metrics": finite(reply.metrics)}
             if reply.text("chosen"):
@@ -307,6 +322,9 @@ class Coordinator:
         return {"loss": update.loss, "length": update.length}
 
     def _leave_out(self, phase: Phase) -> None:
+        for name in set(phase.updates) - set(self._members.known):
+            del phase.updates[name]
+            phase.settled[name] |= {"status": "refused", "why": "it was revoked"}
         for name, why in self._too_long(phase).items():
             del phase.updates[name]
             phase.settled[name] |= {"status": "bad", "why": why}
@@ -328,13 +346,16 @@ class Coordinator:
         if member is not None and answer.content is not None and answer.content.text("status") == "ok":
             member.holds = answer.content.text("base")
 
-    def _average(self, phase: Phase, state: State, attempt: int) -> State:
+    def _average(self, phase: Phase, state: State) -> State:
         updates = [phase.updates[name] for name in sorted(phase.updates)]
         if self._section.privacy.kind != "dp":
             updates, said = bounded(updates, self._section.outlier)
             for name, why in said.items():
                 self._remark(phase, name, why)
-        after = advanced(self._section, state, updates, run=self._store.run, folder=self._store.folder)
+        return advanced(self._section, state, updates, run=self._store.run, folder=self._store.folder)
+
+    def _advanced(self, phase: Phase, state: State, after: State, attempt: int, here: list[str]) -> State:
+        """Store the state after a round with the record's line of it."""
         line = round_line("round", self._store.run, phase.number, phase.settled, self._members, self._tally) | {
             "app_sha256": self._app,
             "edge_sft": __version__,
@@ -346,7 +367,7 @@ class Coordinator:
         after = replace(after, line=line)
         self._store.save(after)
         self._lengths = lengths(self._store.lines("round"))
-        self._say(f"round {phase.number} of {self._section.rounds}: {', '.join(sorted(phase.updates))}")
+        self._say(f"round {phase.number} of {self._section.rounds}: {', '.join(here)}")
         return after
 
     # the end
@@ -362,35 +383,13 @@ class Coordinator:
         self._ask_all(phase, state)
         for name in sorted(set(phase.settled) - done):
             fact = phase.settled[name]
-            if fact.get("status") == "ok":
-                self._store.note(self._final_line(name, fact, state))
+            if fact.get("status") == "ok" and name in self._members.known:
+                member, run = self._members.known[name], self._store.run
+                self._store.note(
+                    final_line(member, fact, run=run, number=number, weights=state.base, tally=self._tally)
+                )
             else:
                 self._say(f"{name} has no model of its own yet: {fact.get('why', '')}; start the run again for it")
 
-    def _final_line(self, name: str, fact: Mapping[str, Any], state: State) -> dict[str, Any]:
-        member = self._members.known[name]
-        down, up = self._tally.taken(member.node)
-        return {
-            "kind": "final",
-            "run": self._store.run,
-            "round": self._section.rounds + 1,
-            "time": stamp(),
-            "site": name,
-            "global": state.base,
-            "samples": member.splits,
-            "fingerprint": member.fingerprint,
-            "bytes_down": down,
-            "bytes_up": up,
-            **fact,
-        }
-
     def _too_few(self, where: str, present: list[str], settled: Mapping[str, Mapping[str, Any]]) -> NetworkError:
-        listed = [f"{name}: {fact.get('why', fact.get('status', ''))}" for name, fact in sorted(settled.items())]
-        listed += [f"{self._members.name_of(node)}: {why}" for node, why in self._members.turned_away.items()]
-        whys = "; ".join(item for item in listed if item.partition(":")[0] not in present)
-        return NetworkError(
-            f"the run {self._store.run}",
-            f"{where}: {len(present)} of {self._section.quorum} needed sites ({', '.join(present) or 'none'})"
-            + (f"; {whys}" if whys else ""),
-            "Mend those sites, or lower federated.quorum in a new run; started again under its name, this one goes on.",
-        )
+        return too_few(self._store.run, where, present, settled, self._members, self._section.quorum)

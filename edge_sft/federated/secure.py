@@ -1,11 +1,13 @@
-"""SecAgg+ (experimental): the coordinator learns the mean of the sites' updates and no single one.
+"""SecAgg+ (experimental): the coordinator learns the mean of the sites' updates and no single one. The protocol.
 
 The protocol (Bell et al. 2020) is Flower's, which has it for its legacy messages only; what is private of Flower for
-it is here, with two of its holes closed, which were found by trying them:
+it is here (`secure_site` and `secure_rounds` carry it over a run's messages), with two of its holes closed, which were
+found by trying them, and a fault mended:
 
 - Its masks come from 32 bits, whatever the seed, which is few enough to try them all. Here both sides take a cipher.
 - Its sites give out both halves of a secret: a coordinator that calls one site dead and alive at once unmasks it.
   Here a site gives one half, and the threshold is a majority, so that two groups of sites do not give one each.
+- It asks for shares of sites that were gone before they handed out any, and the round is lost. Here they are forgotten.
 
 What stays open: the coordinator relays the sites' public keys, so one that forges them reads along. It must be curious
 but not lie. Rounding is random, so a repeated round is not the same to the bit.
@@ -13,22 +15,22 @@ but not lie. Rounding is random, so a repeated round is not the same to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import import_module
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sft.errors import DataError, NetworkError
+from edge_sft.errors import NetworkError
+from edge_sft.federated.outward import Sayable
 from edge_sft.federated_privacy_section import SECAGG_SITES
 
 if TYPE_CHECKING:
     from flwr.app import ConfigRecord, Context, Message, RecordDict
-    from flwr.serverapp import Grid
 
 Learn = Callable[["Message"], tuple[NDArray[np.float32], "RecordDict"]]
 
@@ -40,6 +42,15 @@ _HALVES: Final = (
     "flwr.server.workflow.secure_aggregation.secaggplus_workflow",
 )
 _STAGES: Final = ("setup_stage", "share_keys_stage", "collect_masked_vectors_stage", "unmask_stage")
+SETUP, SHARES, MASKED, OPENING = STEPS = ("setup", "share_keys", "collect_masked_vectors", "unmask")
+
+
+class Asks(Protocol):
+    """Of Flower's Grid, all that the workflow needs."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages; return the answers that came in time."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def answer(message: Message, context: Context, learn: Learn) -> Message:
         learn: Called for the third message: returns the update as one row, and what to say openly beside it.
 
     Raises:
-        DataError: The message asks for what would lay an update open.
+        Sayable: The message asks for what would lay an update open.
     """
     from flwr.app import Message
     from flwr.client.mod import secaggplus_mod
@@ -91,18 +102,27 @@ def answer(message: Message, context: Context, learn: Learn) -> Message:
     return secaggplus_mod(message, context, masked)
 
 
-def mean(grid: Grid, asked: Mapping[int, RecordDict], *, number: int, span: float, timeout_s: float) -> Summed:
+def mean(
+    grid: Asks,
+    asked: Mapping[int, RecordDict],
+    *,
+    number: int,
+    span: float,
+    timeout_s: float,
+    least: int = SECAGG_SITES,
+) -> Summed:
     """Run a secure round, at the coordinator.
 
     Args:
-        grid: Flower's.
+        grid: Flower's, or what asks in its place.
         asked: What to send with the third message, by node.
         number: The round.
         span: The largest change of a weight; larger ones are cut there.
         timeout_s: For each of the four exchanges.
+        least: So many sites' updates must be in, else the sum is not opened.
 
     Raises:
-        NetworkError: Too few sites, at the beginning or by the end.
+        NetworkError: Too few sites, at the beginning or by the end, or an answer that fits nothing.
     """
     _strengthen()
     if not SECAGG_SITES <= len(asked) <= _MOST_SITES:
@@ -122,15 +142,71 @@ def mean(grid: Grid, asked: Mapping[int, RecordDict], *, number: int, span: floa
         timeout=timeout_s,
     )
     for stage in _STAGES:
-        if not getattr(flow, stage)(watched, context, state):
+        try:
+            enough = getattr(flow, stage)(watched, context, state)
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            what = f"cannot be reckoned: an answer does not fit ({type(error).__name__})"
+            raise NetworkError(f"the secure round {number}", what, "The round is begun anew.") from error
+        if not enough:
             raise _too_few(number, len(state.active_node_ids))
+        if stage in _STAGES[:2]:
+            _forget_the_gone(state)
         if stage == _STAGES[0]:
             state.nid_to_fitins = dict(asked)  # what Flower's strategies would send instead
         if stage == _STAGES[2]:
             said = {reply.metadata.src_node_id: reply.content for reply in watched.last if not reply.has_error()}
-            if len(said) < SECAGG_SITES:
+            if len(said) < max(SECAGG_SITES, least):
                 raise _too_few(number, len(said))
     return Summed(strategy.found[0].astype(np.float64), tuple(sorted(said)), said)
+
+
+def stage_of(content: RecordDict) -> str:
+    """Return which of `STEPS` a message asks for; "" where it is none of a secure round's."""
+    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
+
+    asked = content.config_records.get(RECORD_KEY_CONFIGS)
+    found = None if asked is None else asked.get(Key.STAGE)
+    return found if isinstance(found, str) and found in STEPS else ""
+
+
+def told(content: RecordDict) -> dict[str, Any]:
+    """Return what an answer says for the protocol: keys, shares or masked numbers; empty where it says nothing."""
+    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+
+    return dict(content.config_records.get(RECORD_KEY_CONFIGS, {}))
+
+
+def masked_rows(content: RecordDict) -> list[bytes]:
+    """Return the masked numbers of an answer as they leave the site; empty where there are none."""
+    from flwr.common.secure_aggregation.secaggplus_constants import Key
+
+    found = told(content).get(Key.MASKED_PARAMETERS)
+    return [row for row in found if isinstance(row, bytes)] if isinstance(found, list) else []
+
+
+def fits(content: RecordDict, weights: int) -> bool:
+    """Tell whether an answer's masked numbers are as many as the model's, and the one that counts the site."""
+    from flwr.common import bytes_to_ndarray
+
+    try:
+        shapes = [bytes_to_ndarray(row).shape for row in masked_rows(content)]
+    except (ValueError, TypeError, EOFError):
+        return False
+    return len(shapes) == 2 and prod(shapes[0]) == 1 and shapes[1] == (weights,)
+
+
+def opens_for(content: RecordDict) -> list[int]:
+    """Return whose sum a message asks to open, sorted."""
+    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
+
+    return sorted(_list(content.config_records[RECORD_KEY_CONFIGS], Key.ACTIVE_NODE_ID_LIST))
+
+
+def _forget_the_gone(state: Any) -> None:
+    """Leave out who was gone before it masked anything: nobody has a share of its keys, and no mask is made of them."""
+    here = set(state.active_node_ids)
+    state.sampled_node_ids = here
+    state.nid_to_neighbours = {node: others & here for node, others in state.nid_to_neighbours.items() if node in here}
 
 
 def _too_few(number: int, sites: int) -> NetworkError:
@@ -172,7 +248,7 @@ class _Node:
 class _Watched:
     """A grid that remembers the last answers: the workflow keeps only what its legacy strategies know."""
 
-    grid: Grid
+    grid: Asks
     last: list[Message] = field(default_factory=list)
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
@@ -193,7 +269,7 @@ def _legacy(strategy: _Mean, number: int) -> Any:
 
 
 def _guard(message: Message, context: Context) -> None:
-    """Refuse what an honest coordinator never asks. Raises DataError."""
+    """Refuse what an honest coordinator never asks. Raises Sayable."""
     from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, RECORD_KEY_STATE, Key, Stage
 
     asked = message.content.config_records.get(RECORD_KEY_CONFIGS)
@@ -229,8 +305,8 @@ def _list(asked: ConfigRecord, key: str) -> list[int]:
     return [one for one in found if isinstance(one, int)] if isinstance(found, list) else []
 
 
-def _refused(why: str) -> DataError:
-    return DataError("the coordinator's secure round", f"is refused: {why}", "Ask whoever runs the coordinator.")
+def _refused(why: str) -> Sayable:
+    return Sayable("the coordinator's secure round", f"is refused: {why}", "Ask whoever runs the coordinator.")
 
 
 def _strengthen() -> None:

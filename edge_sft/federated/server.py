@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("flwr")  # Flower shows a run's log: `flwr log`
 _SITES: Final = "sites.toml"
+_EXPERIMENTAL: Final = (
+    "secure aggregation is experimental: updates are seen as their sum only, so that no bad one can be named; counts, "
+    "losses and scores of sites are still sent as they are"
+)
 _LATE_FACTOR: Final = 4  # a message lives so many deadlines, so that a late answer is seen and named
 
 
@@ -60,18 +64,14 @@ def serve(grid: Grid, run_config: Mapping[str, Any], settings: Settings) -> Stat
     store = RunStore(runs, name)
     section = section_of(store.recipe(), str(store.folder / "recipe.toml"))
     if section.privacy.kind == "secagg":
-        raise UserError(
-            "federated.privacy",
-            'kind = "secagg" is not offered in runs yet; docs/federated-privacy.md says why',
-            'Take kind = "dp" or "none".',
-        )
+        settings.say(_EXPERIMENTAL)
     exchange = Exchange(grid, settings.clock, ttl_s=_LATE_FACTOR * section.deadline_s + 3600)
     coordinator = Coordinator(
         store,
         section,
         exchange,
         settings.clock,
-        names=approved(runs.parent / _SITES),
+        names=Approved(runs.parent / _SITES),
         app=settings.app or str(getattr(grid.run, "fab_hash", "")),
         say=settings.say,
         waiting=settings.waiting,
@@ -86,8 +86,22 @@ def serve(grid: Grid, run_config: Mapping[str, Any], settings: Settings) -> Stat
     return state
 
 
-def approved(path: Path) -> dict[int, str] | None:
-    """Return the names that the coordinator gave to Flower's nodes; None without sites.toml (a simulation)."""
-    if not path.is_file():
-        return None
-    return {int(site.node_id): site.name for site in sites.read(path).approved}
+class Approved:
+    """The names that the coordinator gave to Flower's nodes, as of now: sites are approved while a run goes on.
+
+    Args:
+        path: ``sites.toml``; without it all are None (a simulation).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+        self._names: dict[int, str] | None = None
+
+    def __call__(self) -> Mapping[int, str] | None:
+        """Return them by node, read again where the file has changed. Raises UserError: it is damaged."""
+        at = self._path.stat().st_mtime_ns if self._path.is_file() else 0
+        if at != self._at:
+            self._at = at
+            self._names = {int(site.node_id): site.name for site in sites.read(self._path).approved}
+        return self._names

@@ -25,6 +25,7 @@ from edge_sft.federated import chain, weights_file
 from edge_sft.federated.codec import Encoded, read_layout
 from edge_sft.federated.keys import digest
 from edge_sft.federated.learner import Arrays
+from edge_sft.federated.outward import Sayable
 from edge_sft.federated.settings import recipe_digest
 
 Kind = Literal["global", "private", "residual"]
@@ -54,14 +55,14 @@ class SiteStore:
         """Take the run in.
 
         Raises:
-            UserError: This run is known here with another recipe.
+            Sayable: This run is known here with another recipe.
         """
         known = self.recipe()
         if known is not None and known != recipe:
-            raise UserError(
+            raise Sayable(
                 f"the run {self.run}",
                 "was begun here with another recipe",
-                f"Give the new run another name, or remove {self.folder}.",
+                f"Give the new run another name, or remove runs/{self.run} in the site's folder.",
             )
         if known is None:
             durable.write_text(self.folder / _RECIPE, recipe)
@@ -115,6 +116,7 @@ class SiteStore:
         words: Iterable[str],
         metrics: Iterable[str],
         encoded: Encoded | None,
+        said: str = "",
     ) -> str:
         """Write into the ledger what is about to leave; before it leaves.
 
@@ -125,6 +127,7 @@ class SiteStore:
             words: Names of the words in it.
             metrics: Names of the numbers in it.
             encoded: The weights or the update in it.
+            said: Why the site refuses, as the coordinator is told.
 
         Returns:
             The ledger's new head: SHA-256 (hex) of the line.
@@ -139,6 +142,7 @@ class SiteStore:
             "sha256": "" if encoded is None else sha256(encoded.codes.tobytes()).hexdigest(),
             "metrics": sorted(metrics),
             "words": sorted(words),
+            **({"said": said} if said else {}),
         }
         return chain.append(self.site / LEDGER, line)
 

@@ -65,14 +65,9 @@ def vet(reply: Opened, expected: Expected) -> Update:
     Raises:
         DataError: Of another run, round or base (stale), not the model's weights, or not finite; ``fact`` says which.
     """
-    _of_this_round(reply, expected)
+    loss = vet_words(reply, expected)
     if reply.encoded is None:
         raise _refused(expected, "no update came with the answer")
-    samples, loss = reply.metrics.get("num-examples", math.nan), reply.metrics.get("loss", math.nan)
-    if samples != expected.samples:
-        raise _refused(expected, f"it claims {samples:g} training samples; when greeted it had {expected.samples}")
-    if not math.isfinite(loss):
-        raise _refused(expected, f"its training loss is {loss}")
     try:
         delta = decode(reply.encoded)
     except DataError as error:
@@ -83,7 +78,22 @@ def vet(reply: Opened, expected: Expected) -> Update:
     bad = sorted(name for name, array in delta.items() if not np.isfinite(array).all())
     if bad:
         raise _refused(expected, f"its update has NaN or infinite numbers in {_some(bad)}")
-    return Update(expected.site, int(samples), delta, loss, length(delta))
+    return Update(expected.site, expected.samples, delta, loss, length(delta))
+
+
+def vet_words(reply: Opened, expected: Expected) -> float:
+    """Judge what a site says beside its update; return its loss.
+
+    Raises:
+        DataError: Of another run, round or base (stale), other counts than it was greeted with, or no loss.
+    """
+    _of_this_round(reply, expected)
+    samples, loss = reply.metrics.get("num-examples", math.nan), reply.metrics.get("loss", math.nan)
+    if samples != expected.samples:
+        raise _refused(expected, f"it claims {samples:g} training samples; when greeted it had {expected.samples}")
+    if not math.isfinite(loss):
+        raise _refused(expected, f"its training loss is {loss}")
+    return loss
 
 
 def outliers(updates: list[Update], factor: float, earlier: Mapping[str, list[float]]) -> dict[str, str]:

@@ -38,8 +38,8 @@ def connection_of(content: bytes, named: str) -> Any:
 def fetched(content: bytes, named: str) -> tuple[Any, node.Voucher, list[tuple[str, str]]]:
     told: list[tuple[str, str]] = []
     voucher = node.new_voucher([DIGEST])
-    with node.pinned(connection_of(content, named), voucher, lambda *said: told.append(said))() as parts:
-        assert parts[:4] == (7, "receive", "send", "run")
+    with node.pinned(connection_of(content, named), voucher, lambda *said: told.append(said), Path("/"))() as parts:
+        assert (parts[:2], parts[3]) == ((7, "receive"), "run")
         assert parts[5:] == ("a", "b", "c")
         return parts[4](named, 1), voucher, told
 
@@ -95,7 +95,10 @@ def test_the_names_of_flower_that_are_used_are_there() -> None:
     ]
     assert "http_request_response(" in inspect.getsource(start_client_internal._init_connection)
     yielded = inspect.getsource(fleet_http_connection.http_request_response).split("yield (")[1].split(")")[0]
-    assert [word.strip() for word in yielded.split(",") if word.strip()][node._GET_FAB] == "get_fab"
+    words = [word.strip() for word in yielded.split(",") if word.strip()]
+    assert [words[at] for at in (node._SEND, node._GET_FAB, node._PUSH)] == ["send", "get_fab", "push_object"]
+    pushing = inspect.getsource(start_client_internal._push_messages)
+    assert "ids_obj_to_send, session_id = send(message, object_tree, clientapp_runtime)" in pushing
     assert "flwr_exit(" in inspect.getsource(fleet_http_connection.http_request_response)
     assert "get_executor(" in inspect.getsource(run_superexec.run_superexec)
     assert callable(flower_supernode)
@@ -123,3 +126,43 @@ def test_a_folder_that_is_no_site_is_told_without_a_traceback(tmp_path: Path) ->
     assert done.returncode == 2
     assert "is no site" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_flowers_own_words_for_a_failure_stay_at_the_site(tmp_path: Path) -> None:
+    from flwr.app import Error, Message, RecordDict
+    from flwr.supercore.inflatable.inflatable_object import get_object_tree
+
+    from edge_sft.federated import chain
+
+    asked = Message(RecordDict(), 7, "train.round")
+    asked.metadata.__dict__["_message_id"] = "ab" * 32
+    secret = "<class 'OSError'>:<'No space left on device: /srv/plant/line-3'>"
+    failed = Message(Error(2, secret), reply_to=asked)
+    failed.metadata.__dict__["_message_id"] = failed.object_id
+    sent: list[Any] = []
+    pushed: dict[str, bytes] = {}
+
+    def send(message: Any, tree: Any, seconds: float) -> tuple[set[str], str]:
+        sent.append((message, tree, seconds))
+        return {tree.object_id}, "session"
+
+    def push(run: int, session: str, name: str, content: bytes) -> None:
+        pushed[name] = content
+
+    sending = node.worded(send, push, tmp_path)
+    assert sending(failed, get_object_tree(failed), 1.5) == (set(), "session"), "Flower has nothing left to push"
+    ((message, tree, seconds),) = sent
+    assert seconds == 1.5
+    assert (message.error.code, message.metadata.reply_to_message_id) == (2, "ab" * 32)
+    assert message.error.reason == "the app failed there (Flower's error 2); the site's own node.log says more"
+    assert message.metadata.message_id == message.object_id == tree.object_id
+    assert list(pushed) == [tree.object_id]
+    assert hashlib.sha256(pushed[tree.object_id]).hexdigest() == tree.object_id, "what the coordinator checks"
+    assert b"/srv/plant" not in pushed[tree.object_id]
+    (line,) = chain.check(tmp_path / "ledger.jsonl").records
+    assert (line["kind"], line["said"]) == ("train.round", message.error.reason)
+
+    good = Message(RecordDict(), reply_to=asked)
+    node.worded(lambda *all_of_it: sent.append(all_of_it) or (set(), ""), push, tmp_path)(good, "tree", 2.0)
+    assert sent[-1] == (good, "tree", 2.0), "what is no failure goes as it is"
+    assert len(chain.check(tmp_path / "ledger.jsonl").records) == 1

