@@ -40,6 +40,15 @@ def test_agent_as_written(factory: Factory) -> None:
     assert agent.wait(timeout=30) == 0
 
 
+def test_the_plants_commands_are_those_of_their_page() -> None:
+    """That page is typed, command by command, by tests/federated/test_docs_afternoon.py."""
+    page = (Path(__file__).parents[2] / "docs" / "three-plants-in-an-afternoon.md").read_text(encoding="utf-8")
+    typed = {" ".join(shlex.split(line, comments=True)) for line in page.splitlines() if line.startswith("edge-sft ")}
+    lines = [" ".join(shlex.split(line, comments=True)) for line in commands("plants")]
+    assert lines
+    assert set(lines) <= typed
+
+
 def test_python_as_written(
     factory: Factory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
