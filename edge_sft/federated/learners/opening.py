@@ -9,7 +9,6 @@ from edge_sft import strict_toml
 from edge_sft.errors import UserError
 from edge_sft.federated.at_site import pictures_at, rows_at
 from edge_sft.federated.learner import Learner
-from edge_sft.federated.learners.kept import kept
 from edge_sft.progress import Progress
 from edge_sft.recipe import HUGGING_FACE, Recipe
 from edge_sft.sensor_recipe import SensorRecipe
@@ -29,7 +28,7 @@ def open_learner(recipe_text: str, data: Path, work: Path, progress: Progress) -
     except tomllib.TOMLDecodeError as error:
         raise UserError(_SOURCE, f"is not valid TOML: {error}", "Ask the coordinator for another.") from error
     if modality == "window":
-        return kept(recipe_text, data, work, lambda: _of_sensors(recipe_text, data, work, progress))
+        return _of_sensors(recipe_text, data, work, progress)
     return _of_pictures(recipe_text, data, work, progress)
 
 

@@ -18,6 +18,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,16 @@ from edge_sft.errors import UserError
 from edge_sft.federated import normaliser
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
 from edge_sft.federated.learners import weights as named
+from edge_sft.federated.learners.kept_features import kept
 from edge_sft.federated_section import FederatedSection
 from edge_sft.metrics.remaining_life import rmse
 from edge_sft.models.sensors.mlp import Members
 from edge_sft.models.sensors.normalise import Normaliser, summary
+from edge_sft.models.sensors.regressor import Front
 from edge_sft.progress import Progress
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.training.sensors import regression
-from edge_sft.training.sensors.features import condition_channels, front_of, grid_rows, table_of
+from edge_sft.training.sensors.features import Table, condition_channels, front_of, grid_rows, table_of
 from edge_sft.training.sensors.fit import finished, fit_sensors, reproducible, training_key, write
 from edge_sft.training.sensors.members import Schedule, each
 from edge_sft.training.sensors.members import train as train_members
@@ -60,8 +63,9 @@ class RemainingLife:
         self._recipe, self._dataset, self._text, self._work = recipe, dataset, recipe_text, work
         self._task = regression.rul_of(recipe)
         self._section = recipe.federated or FederatedSection()
-        with reproducible(recipe.train.seed):
-            self._own = self._prepared = regression.prepare(recipe, dataset)
+        self._own = self._prepared = self._prepare("own")
+        self._seen = "", self._own  # the digest of a common normalisation, and what it shows
+        self._judged: dict[JudgedSplit, tuple[Prepared, Table]] = {}
         self._normaliser = self._placeholder() if self._section.tells_sensors else {}
         self._members = copy.deepcopy(self._prepared.members)
         self._members.mean.zero_()  # until a first round has told how sites' machines are
@@ -127,10 +131,11 @@ class RemainingLife:
 
     def load(self, weights: Arrays) -> None:
         """Overwrite the weights that are named. Raises DataError: unknown names, other shapes, not finite."""
-        before = named.copies(self._normaliser)
         named.overwrite(self._parameters(), weights)
-        if any((value.numpy() != before[name]).any() for name, value in self._normaliser.items()):
-            self._see_anew()
+        if any(value.any() for value in self._normaliser.values()):
+            self._prepared = self._common()
+        else:
+            self._prepared = self._own
 
     def train(
         self, *, round_number: int, rounds: int, steps: int | None, proximal: float, progress: Progress
@@ -158,13 +163,15 @@ class RemainingLife:
             held = self._prepared.held_out(self._members, self._task.cap).near(self._task.cap)
             error = rmse(held.value, held.truth)
             return Judged(len(held.value), -error, {"rmse_near": error})
-        runs = self._dataset.split(split)
-        table = table_of(self._prepared.front, self._recipe.windowing(), runs)
+        seen, table = self._judged.get(split, (None, None))
+        if table is None or seen is not self._prepared:  # each round asks again
+            table = table_of(self._prepared.front, self._recipe.windowing(), self._dataset.split(split))
+            self._judged[split] = self._prepared, table
         value = each(self._members, table.features).mean(axis=0).clip(0, 1) * self._task.cap
         said: dict[str, Any] = {"run": table.run, "rul": table.life, "value": value, "low": value, "high": value}
         found = regression.numbers(said, self._task.cap, self._task.cap / 2)
-        kept: dict[str, float] = {name: found[name] for name in _NUMBERS if name in found}
-        return Judged(int(found.get("windows", 0)), -kept.get("rmse", 0.0), kept)
+        numbers: dict[str, float] = {name: found[name] for name in _NUMBERS if name in found}
+        return Judged(int(found.get("windows", 0)), -numbers.get("rmse", 0.0), numbers)
 
     def checkpoint(self, out: Path, *, personal: bool, progress: Progress) -> CheckpointMeta:
         """Write a checkpoint; see `edge_sft.federated.learner.Learner`."""
@@ -233,13 +240,21 @@ class RemainingLife:
         shapes = ((most, channels), (most, channels), (most, len(conditions)), (len(conditions),))
         return {name: torch.zeros(shape) for name, shape in zip(normaliser.NAMES, shapes, strict=True)}
 
-    def _see_anew(self) -> None:
-        """Compute all features with the normalisation that came."""
-        mean, scale, centres, weight = (value.numpy() for value in self._normaliser.values())
-        made = Normaliser.given(mean, scale, centres, weight, condition_channels(self._recipe))
-        front = front_of(self._recipe, made, regression.statistics(self._recipe.windowing().length))
+    def _common(self) -> Prepared:
+        """Return all features under the normalisation that came; computed when another one comes."""
+        key = named.digest(named.copies(self._normaliser))
+        if key != self._seen[0]:
+            mean, scale, centres, weight = (value.numpy() for value in self._normaliser.values())
+            made = Normaliser.given(mean, scale, centres, weight, condition_channels(self._recipe))
+            front = front_of(self._recipe, made, regression.statistics(self._recipe.windowing().length))
+            self._seen = key, self._prepare(f"common {key}", front)
+        return self._seen[1]
+
+    def _prepare(self, title: str, front: Front | None = None) -> Prepared:
+        path = self._work / f"features-{title.partition(' ')[0]}.npz"
+        key = f"{training_key(self._recipe, self._dataset)} {title}"
         with reproducible(self._recipe.train.seed):
-            self._prepared = regression.prepare(self._recipe, self._dataset, front)
+            return regression.prepare(self._recipe, self._dataset, front, partial(kept, path, key))
 
     def _joined(self, sources: Sequence[Members]) -> Members:
         """Return all their nets, kind by kind as a checkpoint has them; the mean of all is what they say."""

@@ -6,6 +6,7 @@ on machines it has not seen, and the interval is made of those errors. The model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,13 +104,19 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
     return conclude(recipe, dataset, prepared, prepared.members, facts={"kept_base": False})
 
 
-def prepare(recipe: SensorRecipe, dataset: SensorDataset, front: Front | None = None) -> Prepared:
+def prepare(
+    recipe: SensorRecipe,
+    dataset: SensorDataset,
+    front: Front | None = None,
+    keep: Callable[[Callable[[], Table]], Table] = lambda make: make(),
+) -> Prepared:
     """Compute the features and make the untrained nets.
 
     Args:
         recipe: What shall be trained.
         dataset: The runs, with their splits.
         front: The normalisation and what looks at windows; None = fitted to these runs.
+        keep: Takes what computes the features of all windows, and may have kept them from the last time.
 
     Raises:
         DataError: Too few machines.
@@ -118,7 +125,7 @@ def prepare(recipe: SensorRecipe, dataset: SensorDataset, front: Front | None = 
     runs = lived(dataset.split("train"))
     windowing = recipe.windowing()
     front = front or fit_front(recipe, runs, statistics(windowing.length))
-    table = known(table_of(front, windowing, runs))
+    table = known(keep(lambda: table_of(front, windowing, runs)))
     check_groups(dataset, table)
     kinds = front.body.kinds
     one_kind = folds(table.group, recipe.train.folds, recipe.train.members, recipe.train.seed)
