@@ -22,8 +22,7 @@ from typing import Any
 
 import pytest
 
-from edge_sft import strict_toml
-from edge_sft.federated_section import FederatedSection
+from edge_sft.federated.settings import LIFE_ROUNDS, section_of
 
 from . import page
 
@@ -203,6 +202,8 @@ def test_the_page_as_it_is_typed(afternoon: Afternoon) -> None:
 
 def test_the_table_of_the_recipe_is_the_defaults() -> None:
     shown = next(block for block in page.blocks(PAGE) if block.kind == "toml" and "[federated]" in block.lines[0])
-    section = FederatedSection.model_validate(strict_toml.tomllib.loads("\n".join(shown.lines))["federated"])
-    assert section == FederatedSection()
-    assert len(section.model_fields_set) == len(shown.lines) - 1
+    bare = 'name = "caps"\n[task]\nlabels = ["good", "scratch"]\n[data]\npath = "caps"\n'
+    written = section_of("\n".join([bare, *shown.lines]))
+    assert written.model_dump() == section_of(bare).model_dump()
+    assert len(written.model_fields_set) == len(shown.lines) - 1
+    assert f"for remaining life {LIFE_ROUNDS}" in shown.lines[1]
