@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ def kept(path: Path, key: str, make: Callable[[], Table]) -> Table:
 
 def _read(path: Path, key: str) -> Table | None:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return None
             return Table(**{name: stored[name] for name in _FIELDS})
@@ -48,4 +49,5 @@ def _write(path: Path, key: str, table: Table) -> None:
             np.savez(file, key=np.array(key), **{name: getattr(table, name) for name in _FIELDS})
         part.replace(path)
     except OSError:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
