@@ -131,6 +131,7 @@ def status(as_json: AsJson = False, directory: Directory = None) -> None:
 
 def ledger(as_json: AsJson = False, directory: Directory = None) -> None:
     """List all that left this site, line by line, and follow the chain that shows whether a line was changed."""
+    from rich.markup import escape
     from rich.table import Table
 
     from edge_sft.federated import chain, site_files
@@ -141,11 +142,11 @@ def ledger(as_json: AsJson = False, directory: Directory = None) -> None:
         print(json.dumps({"records": record.records, "head": record.head, "broken": record.broken}, indent=2))
     else:
         table = Table(box=None, pad_edge=False)
-        for title in ("time", "run", "round", "kind", "tensors", "bytes", "numbers"):
+        for title in ("time", "run", "round", "kind", "tensors", "bytes", "numbers or words"):
             table.add_column(title, justify="right" if title in {"round", "tensors", "bytes"} else "left")
         for one in record.records:
             cells = [_cell(one.get(key)) for key in ("time", "run", "round", "kind", "tensors", "bytes")]
-            table.add_row(*cells, _grouped(one.get("metrics", [])))
+            table.add_row(*cells, escape(one["said"]) if one.get("said") else _grouped(one.get("metrics", [])))
         console.print(table if record.records else "Nothing left this site yet.")
         total = sum(int(one.get("bytes", 0)) for one in record.records)
         console.print(f"{len(record.records)} messages, {_size(total)}; last line {record.head[:16] or '-'}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_sft import durable
-from edge_sft.federated import site_files
+from edge_sft.federated import outward, site_files
 
 # The private key goes first: from then on nobody is this site, even if the power fails half way.
 _FILES: Final = (
@@ -17,6 +17,8 @@ _FILES: Final = (
     site_files.STATE,
     site_files.RECIPE,
     site_files.SITE,
+    outward.ERRORS,
+    outward.ERRORS_BEFORE,
 )
 _FOLDERS: Final = (site_files.FLOWER, site_files.RUNS)
 

@@ -20,6 +20,7 @@ from edge_sft.errors import BugError, DataError, DeviceError, EdgeSftError, Netw
 from edge_sft.federated import chain
 
 ERRORS: Final = "errors.log"
+ERRORS_BEFORE: Final = "errors.log.1"
 LEDGER: Final = "ledger.jsonl"
 _LOG = logging.getLogger("flwr")  # the node's log; Flower sends no site's log to the coordinator
 _MOST_BYTES: Final = 1 << 20
@@ -125,6 +126,6 @@ def _keep(line: str, site: Path | None) -> None:
     with suppress(OSError):  # the node's log has it too
         path = site / ERRORS
         if path.exists() and path.stat().st_size > _MOST_BYTES:
-            path.replace(path.with_suffix(".log.1"))
+            path.replace(site / ERRORS_BEFORE)
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -36,6 +36,7 @@ Learn = Callable[["Message"], tuple[NDArray[np.float32], "RecordDict"]]
 
 _MODULUS: Final = 1 << 32
 _LEVELS: Final = 1 << 22  # of a weight's range; times 1024 sites it fills the modulus
+_MASKED: Final = "masked"
 _MOST_SITES: Final = _MODULUS // _LEVELS
 _HALVES: Final = (
     "flwr.client.mod.secure_aggregation.secaggplus_mod",
@@ -99,7 +100,9 @@ def answer(message: Message, context: Context, learn: Learn) -> Message:
 
     _strengthen()
     _guard(message, context)
-    return secaggplus_mod(message, context, masked)
+    reply = secaggplus_mod(message, context, masked)
+    _lighten(reply.content)
+    return reply
 
 
 def mean(
@@ -169,6 +172,13 @@ def stage_of(content: RecordDict) -> str:
     return found if isinstance(found, str) and found in STEPS else ""
 
 
+def speaks(content: RecordDict) -> bool:
+    """Tell whether a message is part of the protocol."""
+    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+
+    return RECORD_KEY_CONFIGS in content.config_records
+
+
 def told(content: RecordDict) -> dict[str, Any]:
     """Return what an answer says for the protocol: keys, shares or masked numbers; empty where it says nothing."""
     from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
@@ -176,23 +186,48 @@ def told(content: RecordDict) -> dict[str, Any]:
     return dict(content.config_records.get(RECORD_KEY_CONFIGS, {}))
 
 
-def masked_rows(content: RecordDict) -> list[bytes]:
-    """Return the masked numbers of an answer as they leave the site; empty where there are none."""
-    from flwr.common.secure_aggregation.secaggplus_constants import Key
-
-    found = told(content).get(Key.MASKED_PARAMETERS)
-    return [row for row in found if isinstance(row, bytes)] if isinstance(found, list) else []
+def masked_row(content: RecordDict) -> NDArray[np.uint32] | None:
+    """Return the masked numbers of an answer as they travel: how much the site counts, then one a weight."""
+    record = content.array_records.get(_MASKED)
+    found = None if record is None or list(record) != [_MASKED] else record[_MASKED].numpy()
+    return found if found is not None and found.dtype == np.uint32 and found.ndim == 1 else None
 
 
 def fits(content: RecordDict, weights: int) -> bool:
     """Tell whether an answer's masked numbers are as many as the model's, and the one that counts the site."""
-    from flwr.common import bytes_to_ndarray
-
     try:
-        shapes = [bytes_to_ndarray(row).shape for row in masked_rows(content)]
+        row = masked_row(content)
     except (ValueError, TypeError, EOFError):
         return False
-    return len(shapes) == 2 and prod(shapes[0]) == 1 and shapes[1] == (weights,)
+    return row is not None and len(row) == 1 + weights
+
+
+def _lighten(content: RecordDict) -> None:
+    """Move the masked numbers from the protocol's words, 8 bytes each, into an array of 4 bytes each.
+
+    Flower cuts arrays into pieces on the way and nothing else, and a proxy has its limits.
+    """
+    from flwr.app import Array, ArrayRecord
+    from flwr.common import bytes_to_ndarray
+    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
+
+    rows: Any = content.config_records[RECORD_KEY_CONFIGS].pop(Key.MASKED_PARAMETERS, None)
+    if rows is not None:  # modulo 2³² they are all below it
+        row = np.concatenate([bytes_to_ndarray(one).ravel() for one in rows]).astype(np.uint32)
+        content[_MASKED] = ArrayRecord({_MASKED: Array(row)})
+
+
+def _restore(content: RecordDict) -> None:
+    """Put the masked numbers where Flower's half of the protocol looks for them."""
+    from flwr.common import ndarray_to_bytes
+    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
+
+    row = masked_row(content)
+    if row is not None:
+        wide = row.astype(np.int64)
+        said: Any = content.config_records[RECORD_KEY_CONFIGS]
+        said[Key.MASKED_PARAMETERS] = [ndarray_to_bytes(wide[:1]), ndarray_to_bytes(wide[1:])]
+        del content[_MASKED]
 
 
 def opens_for(content: RecordDict) -> list[int]:
@@ -246,13 +281,19 @@ class _Node:
 
 @dataclass
 class _Watched:
-    """A grid that remembers the last answers: the workflow keeps only what its legacy strategies know."""
+    """A grid that remembers the last answers: the workflow keeps only what its legacy strategies know.
+
+    It also turns masked numbers back into the form that the workflow reads.
+    """
 
     grid: Asks
     last: list[Message] = field(default_factory=list)
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
         self.last = list(self.grid.send_and_receive(messages, timeout=timeout))
+        for reply in self.last:
+            if not reply.has_error():
+                _restore(reply.content)
         return self.last
 
 

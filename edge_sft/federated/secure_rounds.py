@@ -139,7 +139,7 @@ class Steps:
             self.members.known.pop(name, None)
         if status != "ok":
             return self._lost(name, stage, "refused", brief(reply.text("why")) or f"it answered {brief(status)!r}")
-        if not secure.told(answer.message.content):
+        if not secure.speaks(answer.message.content):
             return self._lost(name, stage, "bad", "its answer is none of a secure round's")
         row = self.phase.settled.setdefault(name, {})
         row |= {"chain": reply.text("chain"), "seconds": round(row.get("seconds", 0.0) + answer.seconds, 3)}

@@ -126,8 +126,8 @@ def _recorded(
 
     words: dict[str, Scalar] = dict(said)
     content[_CONFIG] = ConfigRecord({**words, "chain": _NO_HEAD})
-    rows = secure.masked_rows(content)
-    codes = np.frombuffer(b"".join(rows), dtype=np.uint8)
+    row = secure.masked_row(content)
+    codes = np.frombuffer(b"" if row is None else row.astype("<u4").tobytes(), dtype=np.uint8)
     metrics = list(content.metric_records["metrics"]) if "metrics" in content.metric_records else []
     head = store.record(
         kind,
@@ -135,7 +135,7 @@ def _recorded(
         size=payload_bytes(content),
         words=[*words, "chain", *secure.told(content)],
         metrics=metrics,
-        encoded=Encoded(codes, layout[0], "none") if rows and layout else None,
+        encoded=Encoded(codes, layout[0], "none") if row is not None and layout else None,
         said=str(said.get("why", "")),
     )
     content[_CONFIG] = ConfigRecord({**words, "chain": head})

@@ -4,6 +4,7 @@
 <site>/ca.pem      the coordinator's authority
 <site>/key         the site's private key (ECDSA P-384, OpenSSH), read by its owner only; key.pub beside it
 <site>/recipe.toml the recipe that was given with the invite, if one was
+<site>/errors.log  what failed here, in full: the coordinator is told less (edge_sft.federated.outward)
 <site>/state.json  what the node last said; <site>/flower: Flower's own folder
 <site>/runs, <site>/ledger.jsonl  the weights it holds, and what left it (edge_sft.federated writes them)
 """

@@ -15,11 +15,13 @@ from edge_sft.federated_section import FederatedSection
 PAGE = (Path(__file__).parents[2] / "docs" / "federated-privacy.md").read_text(encoding="utf-8")
 
 
-def test_the_recipe_is_one() -> None:
-    block = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert block is not None
-    section = FederatedSection.model_validate(strict_toml.tomllib.loads(block.group(1))["federated"])
-    assert section.privacy == PrivacySection(kind="dp", clip=0.5, noise=1.0)
+def test_the_recipes_are_some() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    sections = [FederatedSection.model_validate(strict_toml.tomllib.loads(block)["federated"]) for block in blocks]
+    assert [one.privacy for one in sections] == [
+        PrivacySection(kind="dp", clip=0.5, noise=1.0),
+        PrivacySection(kind="secagg"),
+    ]
 
 
 def test_each_epsilon_of_the_table() -> None:

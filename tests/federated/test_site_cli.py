@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_sft.federated import chain, site_files, site_unit
+from edge_sft.errors import DataError
+from edge_sft.federated import chain, outward, site_files, site_unit
 
 from .sites import Coordinator
 
@@ -46,9 +47,12 @@ def test_join_status_ledger_leave(coordinator: Coordinator, tmp_path: Path) -> N
     for number in (1, 2):
         record = {"time": "t", "run": "first", "round": number, "kind": "train.round", "tensors": 40, "bytes": 39592}
         chain.append(ledger, {**record, "metrics": names})
+    outward.note(ledger.parent, "train.round", "its data [cannot] be used", 16)
+    outward.words(DataError("data/labels.csv", "is none"), ledger.parent)
     listed = edge_sft("ledger", cwd=tmp_path)
     assert listed.returncode == 0
-    assert "2 messages, 79184 bytes" in listed.stdout
+    assert "3 messages, 79200 bytes" in listed.stdout
+    assert "its data [cannot] be used" in " ".join(listed.stdout.split())
     assert "alone/test: rmse, runs; loss" in " ".join(listed.stdout.split())
     ledger.write_text(ledger.read_text().replace("39592", "1", 1))
     changed = edge_sft("ledger", cwd=tmp_path)
