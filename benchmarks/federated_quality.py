@@ -51,7 +51,7 @@ from edge_sft.training.fit import fit
 from edge_sft.training.merit import balanced_accuracy
 from edge_sft.training.sensors.fit import fit_sensors
 
-WORK = Path("/tmp/edge-sft-federated")
+WORK = Path(os.environ.get("EDGE_SFT_WORK", "/tmp/edge-sft-federated"))
 LOOKS = HERE / "test_looks.jsonl"
 PARTITION = HERE / "federated" / "infrared_solar_all.csv"
 PICTURES = HERE / ".." / ".." / "shared" / "data" / "infrared_solar" / "infrared_solar_all.npz"
