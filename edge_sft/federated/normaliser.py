@@ -58,7 +58,7 @@ def told(count: Rows, mean: Rows, std: Rows, most: int) -> Arrays:
 
 def told_features(count: int, mean: Rows, std: Rows) -> Arrays:
     """Return what a site tells of its features: how many windows [1], mean and deviation [F]."""
-    found = {"count": np.array([count], np.float32), "mean": mean, "std": std}
+    found: dict[str, Rows] = {"count": np.array([float(count)]), "mean": mean, "std": std}
     return {f"{STANDARD}{name}": values.astype(np.float32) for name, values in found.items()}
 
 
