@@ -219,14 +219,16 @@ def _lighten(content: RecordDict) -> None:
 
 def _restore(content: RecordDict) -> None:
     """Put the masked numbers where Flower's half of the protocol looks for them."""
+    from flwr.app import ConfigRecord
     from flwr.common import ndarray_to_bytes
     from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
 
     row = masked_row(content)
     if row is not None:
         wide = row.astype(np.int64)
-        said: Any = content.config_records[RECORD_KEY_CONFIGS]
-        said[Key.MASKED_PARAMETERS] = [ndarray_to_bytes(wide[:1]), ndarray_to_bytes(wide[1:])]
+        rows = [ndarray_to_bytes(wide[:1]), ndarray_to_bytes(wide[1:])]
+        # a new record: of two that were equal when they were sent, Flower makes one object
+        content[RECORD_KEY_CONFIGS] = ConfigRecord({**told(content), Key.MASKED_PARAMETERS: rows})
         del content[_MASKED]
 
 

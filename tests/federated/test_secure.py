@@ -49,10 +49,22 @@ def grid_of(truth: dict[int, np.ndarray], folder: Path, before: Callable[[Any, i
         def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
             if before is not None:
                 before(self, len(self.seen))
-            self.seen.append(list(super().send_and_receive(messages, timeout=timeout)))
+            self.seen.append([travelled(one) for one in super().send_and_receive(messages, timeout=timeout)])
             return self.seen[-1]
 
     return Watched()
+
+
+def travelled(message: Any) -> Any:
+    """A message as the network leaves it: in content-addressed pieces, of which equal ones are one."""
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+    from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+    if message.has_content():
+        content = message.content
+        pieces = {name: one.deflate() for name, one in get_all_nested_objects(content).items()}
+        message.content = inflate_object_from_contents(content.object_id, pieces)
+    return message
 
 
 def asked(truth: dict[int, np.ndarray]) -> dict[int, Any]:
