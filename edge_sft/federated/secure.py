@@ -130,20 +130,11 @@ def mean(
     _strengthen()
     if not SECAGG_SITES <= len(asked) <= _MOST_SITES:
         raise _too_few(number, len(asked))
-    from flwr.server.workflow import SecAggPlusWorkflow
     from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
 
     strategy = _Mean(tuple(sorted(asked)))
     context, watched, state = _legacy(strategy, number), _Watched(grid), WorkflowState()
-    flow = SecAggPlusWorkflow(
-        len(asked),
-        majority(len(asked)),
-        max_weight=1.0,  # each site counts once
-        clipping_range=span,
-        quantization_range=_LEVELS,
-        modulus_range=_MODULUS,
-        timeout=timeout_s,
-    )
+    flow = _flow(len(asked), span, timeout_s)
     for stage in _STAGES:
         try:
             enough = getattr(flow, stage)(watched, context, state)
@@ -161,6 +152,20 @@ def mean(
             if len(said) < max(SECAGG_SITES, least):
                 raise _too_few(number, len(said))
     return Summed(strategy.found[0].astype(np.float64), tuple(sorted(said)), said)
+
+
+def _flow(sites: int, span: float, timeout_s: float) -> Any:
+    from flwr.server.workflow import SecAggPlusWorkflow
+
+    return SecAggPlusWorkflow(
+        sites,
+        majority(sites),
+        max_weight=1.0,  # each site counts once
+        clipping_range=span,
+        quantization_range=_LEVELS,
+        modulus_range=_MODULUS,
+        timeout=timeout_s,
+    )
 
 
 def stage_of(content: RecordDict) -> str:
