@@ -162,18 +162,21 @@ class Supervisor:
 
     def _sweep(self, part: Part) -> None:
         """End what a killed part, or the part of a killed supervisor, left running: its session and its mark tell."""
-        session = _read_pid(self._pid_file(part))
-        left = [
-            pid
-            for pid in _processes()
-            if _mark_of(pid) == self._mark(part) or (session and _session_of(pid) == session and _is(pid, part))
-        ]
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + _GRACE_S
-        while any(_holds(pid) for pid in left) and time.monotonic() < deadline:
-            time.sleep(0.05)  # a killed process holds its ports until the kernel has taken it down
+        session, deadline = _read_pid(self._pid_file(part)), time.monotonic() + _GRACE_S
+        seen: set[int] = set()  # a process that is being taken down has no environment any more, but its ports still
+        while time.monotonic() < deadline:  # looked for again: what is killed may have been starting another just then
+            left = [
+                pid
+                for pid in _processes()
+                if _mark_of(pid) == self._mark(part) or (session and _session_of(pid) == session and _is(pid, part))
+            ]
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            seen.update(left)
+            if not any(_holds(pid) for pid in seen):
+                return
+            time.sleep(0.05)
 
     def _mark(self, part: Part) -> str:
         return f"{self._folder}:{part.name}"

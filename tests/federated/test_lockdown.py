@@ -146,7 +146,7 @@ def _see(federation_lab: ModuleType, lab: Any) -> Seen:
         kept = [row[0] for row in database.execute("select message_id from message_res")]
     heard = log.read_bytes()[before:].decode(errors="replace")
     live["b"].send_signal(signal.SIGCONT)
-    eventually(lambda: runner.poll() is not None, 200, "the run's end")
+    eventually(lambda: runner.poll() is not None, 500, "the run's end")
     (lab.root / "tables.json").write_text(done.stdout)
     return Seen(
         tables=json.loads(done.stdout),
