@@ -32,7 +32,8 @@ def report(
 def verify(
     run: Run,
     ledger: Annotated[
-        list[Path] | None, typer.Option("--ledger", help="A site's ledger.jsonl, to be held against the record.")
+        list[Path] | None,
+        typer.Option("--ledger", help="A site's folder (or its ledger.jsonl) to hold against the record."),
     ] = None,
     directory: Directory = None,
 ) -> None:

@@ -21,6 +21,9 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's name; default the recipe's.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="On Flower's own simulation engine instead.")] = False,
+    central: Annotated[
+        bool, typer.Option("--central", help="Also train on all sites' data together, to compare with.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor cores to use; default all.")] = None,
 ) -> None:
     """Try federated fine-tuning on one machine. After an interruption run it again: the result is the same."""
@@ -33,8 +36,9 @@ def simulate(
         raise UserError("edge-sft federate", "needs Flower", "pip install 'edge-sft[federated]'")
     _quiet()
     settle(threads)
+    from edge_sft.federated import pooled
     from edge_sft.federated import simulate as simulation
-    from edge_sft.federated.settings import read_recipe
+    from edge_sft.federated.settings import read_recipe, section_of
 
     if not recipe.is_file():
         raise UserError(str(recipe), "does not exist", "Write one: edge-sft init DATA")
@@ -50,6 +54,8 @@ def simulate(
         result = store.folder / "result"
     else:
         result = simulation.simulate(store, lambda said: console.print(said, markup=False))
+    with progress() as bars:
+        pooled.compare(store, bars, central=central, cross=section_of(store.recipe()).cross_site)
     _show(result)
 
 
@@ -71,13 +77,13 @@ def _show(result: Path) -> None:
     from rich.table import Table
 
     facts: dict[str, Any] = json.loads((result / "federated.json").read_text(encoding="utf-8"))
+    rows: dict[str, dict[str, Any]] = facts["sites"]
+    cases = [case for case in ("alone", "global", "personal", "central") if any(row.get(case) for row in rows.values())]
     table = Table(box=None, pad_edge=False)
-    for title in ("site", "samples", "alone", "global", "personal", "MB up", "MB down"):
+    for title in ("site", "samples", *cases, "MB up", "MB down"):
         table.add_column(title, justify="left" if title == "site" else "right")
-    for site, row in facts["sites"].items():
-        cells = [
-            _score(row[case].get("test") or row[case].get("val") or {}) for case in ("alone", "global", "personal")
-        ]
+    for site, row in rows.items():
+        cells = [_score(row.get(case, {}), str(facts["score"])) for case in cases]
         samples = f"{row['samples'].get('train', 0)}"
         table.add_row(site, samples, *cells, f"{row['bytes_up'] / 1e6:.2f}", f"{row['bytes_down'] / 1e6:.2f}")
     console.print(table)
@@ -85,11 +91,9 @@ def _show(result: Path) -> None:
     if sent["plain"]:
         share = (sent["up"] + sent["down"]) / sent["plain"]
         console.print(f"{share:.0%} of the bytes that plain federated averaging sends.")
-    console.print(f"Result: {result}")
+    console.print(f"Result: {result}\nReport: edge-sft federate report {result.parent}", soft_wrap=True, markup=False)
 
 
-def _score(numbers: dict[str, float]) -> str:
-    for name in ("balanced_accuracy", "rmse", "score"):
-        if name in numbers:
-            return f"{numbers[name]:.3f}"
-    return "–"
+def _score(splits: dict[str, dict[str, float]], name: str) -> str:
+    found = (splits.get("test") or splits.get("val") or {}).get(name)
+    return "–" if found is None else f"{found:.3f}"

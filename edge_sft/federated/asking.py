@@ -32,8 +32,13 @@ def greeting(run: str, recipe: str) -> dict[str, Scalar]:
     }
 
 
-def question(run: str, recipe: str, section: FederatedSection, state: State, number: int) -> dict[str, Scalar]:
-    """Return the words of a round's question, or of the last one, after all rounds."""
+def question(
+    run: str, recipe: str, section: FederatedSection, state: State, number: int, record: str
+) -> dict[str, Scalar]:
+    """Return the words of a round's question, or of the last one, after all rounds.
+
+    ``record`` is the head of the run's record so far, which every site keeps: the coordinator's witnesses.
+    """
     return {
         "run": run,
         "recipe_sha256": recipe_digest(recipe),
@@ -44,6 +49,7 @@ def question(run: str, recipe: str, section: FederatedSection, state: State, num
         "full": False,
         "steps": section.steps or 0,
         "proximal": section.mu,
+        "record": record,
         "evaluate": (number - 1) % section.evaluate_every == 0,
     }
 

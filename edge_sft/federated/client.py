@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from edge_sft import __version__
+from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.federated import outward
 from edge_sft.federated.codec import Encoded, decode, encode, round_trip
 from edge_sft.federated.keys import digest, others, picked, shared_names
 from edge_sft.federated.learner import Arrays, JudgedSplit, Learner
 from edge_sft.federated.messages import BASE, FINAL, HELLO, PROTOCOL, ROUND, Opened, Scalar, packed, payload_bytes
 from edge_sft.federated.outward import Sayable, sayable
+from edge_sft.federated.paired import told
 from edge_sft.federated.privacy import clip, noised, secret_in, site_std
 from edge_sft.federated.settings import recipe_digest, section_of
 from edge_sft.federated.site_store import SiteStore
@@ -33,7 +35,6 @@ MakeLearner = Callable[[str, Path, Path, Progress], Learner]
 _NO_HEAD: Final = "0" * 64
 _NOISE_FILE: Final = "noise.secret"
 _SPLITS: Final[tuple[JudgedSplit, ...]] = ("train", "val", "test")
-_JUDGED: Final[tuple[JudgedSplit, ...]] = ("val", "test")
 
 
 class _Lacks(Exception):
@@ -124,7 +125,7 @@ def _hello(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, pro
     if recipe_digest(recipe) != asked.text("recipe_sha256"):
         raise Sayable(f"the recipe of the run {store.run}", "does not match its SHA-256", "Start the run again.")
     store.open(recipe)
-    learner = make(recipe, place.data, store.folder / "work", progress)
+    learner = make(recipe, place.data, store.work, progress)
     shared = shared_names(learner.parts, section.share)
     start = picked(learner.weights(), shared)
     held = store.holds()
@@ -169,6 +170,7 @@ def learn(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, prog
         received = _receive(asked, store, learner, shared, number)
     except _Lacks:
         return _Answer({"status": "need-full", "base": asked.text("base")})
+    store.witness(number, asked.text("record"))
     learner.load({**store.before("private", number), **received})
     metrics = _judged(learner, "before", ("val",)) if asked.config.get("evaluate") else {}
     steps = asked.number("steps")
@@ -248,20 +250,29 @@ def _final(asked: Opened, store: SiteStore, place: Place, make: MakeLearner, pro
         received = _receive(asked, store, learner, shared, number)
     except _Lacks:
         return _Answer({"status": "need-full", "base": asked.text("base")})
+    store.witness(number, asked.text("record"))
     learner.load({**store.before("private", number), **received})
-    metrics = _judged(learner, "global", _JUDGED)
-    meta = learner.checkpoint(store.checkpoint, personal=True, progress=progress)
-    metrics |= {
-        f"personal/{split}/{name}": float(value)
+    ends = {"personal": store.checkpoint, "global": store.shared}
+    made = {"global": learner.checkpoint(store.shared, personal=False, progress=progress)}
+    made["personal"] = meta = learner.checkpoint(store.checkpoint, personal=True, progress=progress)
+    if section.compare_local:  # the personal model was chosen beside it: it is trained already
+        ends["alone"] = store.alone
+        made["alone"] = learner.alone(store.alone, progress)
+    metrics: dict[str, float] = {}
+    for side, done in made.items():
+        metrics |= _worth(side, done)
+    metrics |= told(ends, learner.groups)
+    return _Answer({"base": asked.text("base"), "chosen": str(meta.training.get("chosen", ""))}, metrics)
+
+
+def _worth(side: str, meta: CheckpointMeta) -> dict[str, float]:
+    """Return a checkpoint's numbers by side, split and name."""
+    return {
+        f"{side}/{split}/{name}": float(value)
         for split, numbers in meta.metrics.items()
         for name, value in numbers.items()
         if np.isfinite(value)
     }
-    if section.compare_local:
-        alone = make(store.recipe() or "", place.data, store.folder / "work", progress)
-        alone.train(round_number=1, rounds=1, steps=None, proximal=0.0, progress=progress)
-        metrics |= _judged(alone, "alone", _JUDGED)
-    return _Answer({"base": asked.text("base"), "chosen": str(meta.training.get("chosen", ""))}, metrics)
 
 
 def _opened(
@@ -269,7 +280,7 @@ def _opened(
 ) -> tuple[Learner, FederatedSection, list[str]]:
     recipe = store.recipe() or ""
     section = section_of(recipe, f"the recipe of the run {store.run}")
-    learner = make(recipe, place.data, store.folder / "work", progress)
+    learner = make(recipe, place.data, store.work, progress)
     return learner, section, shared_names(learner.parts, section.share)
 
 

@@ -95,6 +95,11 @@ class Learner(Protocol):
         """The digest of the site's data, for the record of rounds; the data cannot be told from it."""
         ...
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """What each judged sample (picture, run) belongs to, by its id: part, machine. They are compared together."""
+        ...
+
     def opening(self) -> Arrays:
         """Return what of the data the common starting weights are made with, before round 1; mostly nothing."""
         ...
@@ -126,6 +131,22 @@ class Learner(Protocol):
 
     def judge(self, split: JudgedSplit) -> Judged:
         """Judge the weights as they are on a split."""
+        ...
+
+    def judge_checkpoint(self, checkpoint: Path, split: JudgedSplit) -> Judged:
+        """Judge a finished model of the same recipe, whoever trained it, on a split of this site.
+
+        The numbers' names are those of the checkpoints' metrics. Raises DataError: it is none, or of another recipe.
+        """
+        ...
+
+    def alone(self, out: Path, progress: Progress) -> CheckpointMeta:
+        """Train as `edge-sft train` does, by this site's data alone; the weights here stay as they are.
+
+        Args:
+            out: The checkpoint's folder; a finished one of this training is returned as it is.
+            progress: Told how far it is.
+        """
         ...
 
     def checkpoint(self, out: Path, *, personal: bool, progress: Progress) -> CheckpointMeta:

@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,11 +81,11 @@ class Gap:
 
 @dataclass(frozen=True)
 class SiteResult:
-    """What a site ended with: ``numbers`` by side, split and name; ``gaps`` by ``personal-alone`` and so on."""
+    """What a site ended with: ``numbers`` by side, split and name; ``gaps`` by ``personal-alone`` (…) and split."""
 
     samples: dict[str, float]
     numbers: dict[str, dict[str, dict[str, float]]]
-    gaps: dict[str, Gap]
+    gaps: dict[str, dict[str, Gap]]
     chosen: str
 
 
@@ -253,7 +253,7 @@ def _site_round(entry: dict[str, Any], judged: dict[str, Any]) -> SiteRound:
 
 def _result(entry: dict[str, Any]) -> SiteResult:
     numbers: dict[str, dict[str, dict[str, float]]] = {}
-    gaps: dict[str, dict[str, float]] = {}
+    gaps: dict[tuple[str, str], dict[str, float]] = {}
     for path, value in flat({name: inner for name, inner in entry.items() if name != "samples"}):
         parts = path.split("/")
         side = next((i for i, part in enumerate(parts) if part in SIDES), None)
@@ -262,13 +262,22 @@ def _result(entry: dict[str, Any]) -> SiteResult:
             numbers.setdefault(parts[side], {}).setdefault(parts[split], {})["/".join(parts[split + 1 :])] = value
         pair = next((part for part in parts if _is_pair(part)), "")
         if pair and parts[-1] in ("difference", "low", "high"):
-            gaps.setdefault(pair, {})[parts[-1]] = value
+            gaps.setdefault((pair, "" if split is None else parts[split]), {})[parts[-1]] = value
     return SiteResult(
         samples=_samples(entry, numbers),
         numbers=numbers,
-        gaps={pair: Gap(**found) for pair, found in gaps.items() if len(found) == 3},
+        gaps=_gaps(gaps),
         chosen=str(entry.get("chosen") or ""),
     )
+
+
+def _gaps(given: Mapping[tuple[str, str], dict[str, float]]) -> dict[str, dict[str, Gap]]:
+    """Sort them by pair and split; one that names no split is of the test split."""
+    found: dict[str, dict[str, Gap]] = {}
+    for (pair, split), numbers in given.items():
+        if len(numbers) == len(fields(Gap)):
+            found.setdefault(pair, {})[split or "test"] = Gap(**numbers)
+    return found
 
 
 def _samples(entry: dict[str, Any], numbers: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:

@@ -86,7 +86,7 @@ def shown_split(run: Run, measure: Measure) -> str:
 
 def gap(result: SiteResult, new: str, old: str, split: str, measure: Measure) -> tuple[float, Gap | None] | None:
     """Return what ``new`` gains over ``old`` at a site, with the paired interval where there is one."""
-    paired = result.gaps.get(f"{new}-{old}")
+    paired = result.gaps.get(f"{new}-{old}", {}).get(split)
     if paired is not None:
         return paired.difference, paired
     there, here = value(result, new, split, measure), value(result, old, split, measure)

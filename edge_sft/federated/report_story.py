@@ -27,7 +27,11 @@ def headline(run: Run, measure: Measure) -> str:
     if not gained:
         return f"{count(run.done, 'round')} over {sites}"
     won = sum(gain > 0 for gain, _ in gained.values())
-    return f"Learning together beats learning alone at {won} of {count(len(gained), 'site')}"
+    said = f"Learning together beats learning alone at {won} of {count(len(gained), 'site')}"
+    split = shown_split(run, measure)
+    paired = [result.gaps.get("personal-alone", {}).get(split) for _, result in gained.values()]
+    sure = sum(one is not None and one.low > 0 for one in paired)
+    return said if sure == won or not any(paired) else f"{said}, beyond chance at {sure or 'none'}"
 
 
 def lede(run: Run) -> str:
@@ -155,7 +159,7 @@ def _gains(run: Run, measure: Measure) -> dict[str, tuple[float, SiteResult]]:
 def _unpaid(run: Run, measure: Measure) -> list[tuple[str, str]]:
     found = []
     for site, (gain, result) in _gains(run, measure).items():
-        paired = result.gaps.get("personal-alone")
+        paired = result.gaps.get("personal-alone", {}).get(shown_split(run, measure))
         if paired is not None and paired.high < 0:
             words = f"Federation costs {site}: its personalised model is worse than one learnt alone"
             found.append((f"{words} ({measure.gained(gain)}, 95\u00a0% {measure.interval(paired)}).", "bad"))

@@ -35,8 +35,8 @@ def sides(run: Run, measure: Measure) -> Html | None:
         f"{measure.words.capitalize()} on each site's own {split_words(split)} split, which is the same for all "
         f"columns{'' if split == 'test' else '; there was no test split, so these numbers promise nothing'}."
     )
-    paired = any("personal-alone" in result.gaps for result in results.values())
-    note = None if paired else "No intervals: no site told results sample by sample, so differences may be chance."
+    paired = any(split in result.gaps.get("personal-alone", {}) for result in results.values())
+    note = None if paired else "No intervals: no site compared them sample by sample, so differences may be chance."
     return section(
         "With and without the others",
         told,

@@ -1,8 +1,9 @@
 """Whether what a run left behind fits together: its record's chain, its weights, and what sites wrote down themselves.
 
 A chain alone proves little to its own keeper, who could write it anew. But every answer of a site carries the digest
-of its ledger's newest line, which the coordinator writes into its record: a witness of each site's ledger. Of the
-coordinator's own record nobody else keeps a digest yet.
+of its ledger's newest line, which the coordinator writes into its record: a witness of each site's ledger. And every
+question of the coordinator carries the digest of its record's newest line, which the sites keep: the witnesses of the
+record, but for the lines after the last question (of how sites ended).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from edge_sft.federated.report_facts import ROUNDS, Run, read
 from edge_sft.report.wording import count
 
 LEDGER = "ledger.jsonl"
+RECORD = "record.jsonl"
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,26 @@ def verify(directory: Path, ledgers: Sequence[Path] = ()) -> list[Verdict]:
 
     Args:
         directory: A run's folder, or a site's (then its ledger is followed).
-        ledgers: Ledgers that sites handed over, to be held against the run's record. Those of simulated sites, which
-            lie in the run's folder, are found.
+        ledgers: Ledgers that sites handed over, to be held against the run's record, or sites' whole folders: then
+            the record is also held against what those sites were told of it. Those of simulated sites, which lie in
+            the run's folder, are found.
 
     Raises:
         DataError: It is neither, or a ledger that was named does not exist.
     """
     if (directory / LEDGER).is_file() and not (directory / ROUNDS).exists():
-        return [_chain(directory / LEDGER)]
+        return [_chain(directory / LEDGER), *map(_chain, sorted(directory.glob(f"runs/*/{RECORD}")))]
     run = read(directory)
+    ledgers = [path / LEDGER if path.is_dir() else path for path in ledgers]
     missing = next((path for path in ledgers if not path.is_file()), None)
     if missing is not None:
         raise DataError(str(missing), "does not exist", f"Give a site's {LEDGER}.")
     found = [_chain(directory / ROUNDS), *_weights(directory, run)]
     for path in [*sorted(directory.glob(f"**/{LEDGER}")), *ledgers]:
         found += [_chain(path), _witnessed(path, run)]
+        kept = path.parent / "runs" / run.name / RECORD
+        if kept.is_file():
+            found += [_chain(kept), _remembered(kept, directory / ROUNDS)]
     return found
 
 
@@ -91,6 +98,18 @@ def _witnessed(path: Path, run: Run) -> Verdict:
             str(path), False, f"{count(lost, 'line')} that {site} had written when it answered are not in it"
         )
     return Verdict(str(path), True, f"has every line that {site}'s {count(len(said[site]), 'answer')} named")
+
+
+def _remembered(kept: Path, record: Path) -> Verdict:
+    """Look up in the record every head of it that a site was told while the run went on."""
+    there = {sha256(line).hexdigest() for line in record.read_bytes().split(b"\n")[:-1]} if record.is_file() else set()
+    told = {str(line.get("head")) for line in chain.check(kept).records}
+    lost = len(told - there)
+    if lost:
+        return Verdict(
+            str(record), False, f"written anew: {count(lost, 'line')} of it that a site was told of ({kept}) are gone"
+        )
+    return Verdict(str(record), True, f"has {count(len(told), 'line')} that a site was told of ({kept})")
 
 
 def _heads(run: Run, site: str) -> set[str]:

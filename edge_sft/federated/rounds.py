@@ -19,7 +19,7 @@ from edge_sft.federated.codec import Encoded, encode
 from edge_sft.federated.exchange import Answer, Clock, Exchange
 from edge_sft.federated.learner import Compatible
 from edge_sft.federated.members import Member, Members
-from edge_sft.federated.messages import FINAL, HELLO, ROUND, SECURE, packed
+from edge_sft.federated.messages import FINAL, HELLO, ROUND, SECURE, Scalar, packed
 from edge_sft.federated.outward import brief
 from edge_sft.federated.phase import Phase, Waiting, finite, mark
 from edge_sft.federated.record import Tally, final_line, lengths, round_line, too_few
@@ -192,7 +192,7 @@ class Coordinator:
             greet=self._greet,
             poll_s=self._waiting.poll_s,
         )
-        found = secure_step(steps, state, question(self._store.run, self._recipe, self._section, state, phase.number))
+        found = secure_step(steps, state, self._question(phase, state))
         if isinstance(found, str):
             self._say(f"round {phase.number}: {found}")
             return None, sorted(name for name, fact in phase.settled.items() if fact.get("status") == "unused")
@@ -222,6 +222,10 @@ class Coordinator:
         for name in set(self._members.known) - set(phase.asked):
             mark(phase, name, "offline", "its node is not connected")
 
+    def _question(self, phase: Phase, state: State) -> dict[str, Scalar]:
+        head = self._store.head()
+        return question(self._store.run, self._recipe, self._section, state, phase.number, head)
+
     def _ended(self, phase: Phase) -> bool:
         if self._clock.now() >= phase.until:
             return True
@@ -235,7 +239,7 @@ class Coordinator:
         return enough or not waited_for or self._clock.now() >= phase.patient_until
 
     def _ask(self, phase: Phase, state: State, member: Member) -> None:
-        config = question(self._store.run, self._recipe, self._section, state, phase.number)
+        config = self._question(phase, state)
         encoded: Encoded | None = None
         if member.name in phase.whole or member.holds not in {state.base, state.previous} or not member.holds:
             config["full"], encoded = True, encode(state.weights, "none")

@@ -125,6 +125,10 @@ class RunStore:
             raise DataError(str(self.folder / ROUNDS), found.broken, "The record was changed; do not rely on this run.")
         return [line for line in found.records if line.get("kind") == kind]
 
+    def head(self) -> str:
+        """Return the SHA-256 (hex) of the record's last line; "" without lines."""
+        return chain.check(self.folder / ROUNDS).head
+
     def stopped(self, why: str) -> None:
         """Leave a note of why the run stopped, for who looks at its folder; "" takes it away. Raises DeviceError."""
         if why:

@@ -17,7 +17,7 @@ from edge_sft import durable
 from edge_sft.errors import DeviceError, NetworkError, UserError
 from edge_sft.federated import chain
 from edge_sft.federated.run_store import FACTS, RECIPE, RESULT, ROUNDS, STOPPED, RunStore
-from edge_sft.federated.settings import section_of
+from edge_sft.federated.settings import check_apart, section_of
 from edge_sft.federated.sites import Sites
 from edge_sft.federated.superlink import RunState
 from edge_sft.progress import Progress
@@ -55,7 +55,7 @@ def prepare(runs: Path, name: str, recipe: Path | None, rounds: int | None) -> P
     """
     if recipe is not None:
         text = _with_rounds(_read(recipe), rounds)
-        section_of(text, str(recipe))
+        check_apart(section_of(text, str(recipe)), str(recipe))
         return RunStore.create(runs, name, text).folder
     store = RunStore(runs, name)
     store.recipe()

@@ -14,7 +14,7 @@ from edge_sft.federated.exchange import Clock, Exchange, WallClock
 from edge_sft.federated.phase import Waiting
 from edge_sft.federated.rounds import Coordinator
 from edge_sft.federated.run_store import RunStore, State
-from edge_sft.federated.settings import section_of
+from edge_sft.federated.settings import check_apart, section_of
 from edge_sft.federated.summary import summarise
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def serve(grid: Grid, run_config: Mapping[str, Any], settings: Settings) -> Stat
         settings: What surrounds it.
 
     Raises:
-        UserError: There is no such run, or its recipe is wrong.
+        UserError: There is no such run, its recipe is wrong, or asks for what only a simulation can do.
         NetworkError: Too few sites; the run goes on when it is started again.
     """
     runs, name = Path(str(run_config.get("run-dir", ""))), str(run_config.get("run-name", ""))
@@ -63,6 +63,8 @@ def serve(grid: Grid, run_config: Mapping[str, Any], settings: Settings) -> Stat
         raise UserError("the app", "needs run-dir (absolute) and run-name", "Start it with: edge-sft federate run")
     store = RunStore(runs, name)
     section = section_of(store.recipe(), str(store.folder / "recipe.toml"))
+    if (runs.parent / _SITES).is_file():  # a coordinator's folder, no simulation
+        check_apart(section, str(store.folder / "recipe.toml"))
     if section.privacy.kind == "secagg":
         settings.say(_EXPERIMENTAL)
     exchange = Exchange(grid, settings.clock, ttl_s=_LATE_FACTOR * section.deadline_s + 3600)

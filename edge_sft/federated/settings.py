@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Final
 
 from edge_sft import strict_toml
+from edge_sft.errors import UserError
 from edge_sft.federated_section import FederatedSection
 from edge_sft.recipe import Recipe
 from edge_sft.sensor_recipe import SensorRecipe
@@ -41,6 +42,16 @@ def section_of(text: str, source: str = "the recipe") -> FederatedSection:
         return section
     life = isinstance(recipe, SensorRecipe) and recipe.task.kind == "regression"
     return section.model_copy(update={"rounds": LIFE_ROUNDS if life else ROUNDS})
+
+
+def check_apart(section: FederatedSection, source: str) -> None:
+    """Refuse what sites that are apart cannot do. Raises UserError."""
+    if section.cross_site:
+        raise UserError(
+            f"federated.cross_site in {source}",
+            "would send each site's own model to all others: models of sites do not travel",
+            "Remove it, or try it where all data are yours: edge-sft federate simulate",
+        )
 
 
 def recipe_digest(text: str) -> str:

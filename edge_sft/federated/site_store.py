@@ -6,7 +6,9 @@ Each is stored as of a round, so that a round which is repeated starts from what
                       global-<r>.safetensors    the shared weights that round r began with; 0 = before the first
                       private-<r>.safetensors   the weights that stay, after round r
                       residual-<r>.safetensors  what rounding the update of round r lost
+                      record.jsonl              of the coordinator's record: its head, as each question told it
                       checkpoint/               the site's own model, at the end
+                      work/                     caches; alone/ and global/: what the own model is compared with
     <site>/ledger.jsonl                         everything that left the site
 """
 
@@ -14,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
@@ -25,7 +26,7 @@ from edge_sft.federated import chain, weights_file
 from edge_sft.federated.codec import Encoded, read_layout
 from edge_sft.federated.keys import digest
 from edge_sft.federated.learner import Arrays
-from edge_sft.federated.outward import Sayable
+from edge_sft.federated.outward import Sayable, stamp
 from edge_sft.federated.settings import recipe_digest
 
 Kind = Literal["global", "private", "residual"]
@@ -33,7 +34,9 @@ Kind = Literal["global", "private", "residual"]
 _KEPT: Final = 2  # rounds; a coordinator that lost its last state repeats one
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _RECIPE: Final = "recipe.toml"
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 LEDGER: Final = "ledger.jsonl"
+RECORD: Final = "record.jsonl"
 
 
 def check_run_name(run: str) -> str:
@@ -107,6 +110,36 @@ class SiteStore:
         """Where the site's own model goes."""
         return self.folder / "checkpoint"
 
+    @property
+    def work(self) -> Path:
+        """Where learners keep what they need again."""
+        return self.folder / "work"
+
+    @property
+    def alone(self) -> Path:
+        """Where the model goes that the site learns without the others; learners look for it there."""
+        return self.work / "alone"
+
+    @property
+    def shared(self) -> Path:
+        """Where the final shared weights go as a model of this site."""
+        return self.work / "global"
+
+    def witness(self, number: int, head: str) -> None:
+        """Keep the head of the coordinator's record, so that it cannot be written anew unnoticed; "" = it has none.
+
+        Raises:
+            Sayable: It is no SHA-256.
+        """
+        if not head:
+            return
+        if not _DIGEST.fullmatch(head):
+            raise Sayable("the head of the coordinator's record", "is no SHA-256", "Look at the coordinator.")
+        path = self.folder / RECORD
+        known = chain.check(path).records
+        if not known or known[-1].get("head") != head:
+            chain.append(path, {"time": stamp(), "run": self.run, "round": number, "head": head})
+
     def record(
         self,
         kind: str,
@@ -133,7 +166,7 @@ class SiteStore:
             The ledger's new head: SHA-256 (hex) of the line.
         """
         line = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": stamp(),
             "run": self.run,
             "round": number,
             "kind": kind,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from edge_sft import __version__
 from edge_sft.federated.run_store import RunStore, State
 from edge_sft.federated_section import FederatedSection
 
-_CASES = ("alone", "global", "personal")
+_CASES: Final = ("alone", "global", "personal")
+_SCORES: Final = ("balanced_accuracy", "rmse", "auroc")  # what sites are compared by: each task has one of them
 
 
 def summarise(store: RunStore, section: FederatedSection, state: State) -> dict[str, Any]:
@@ -30,6 +31,8 @@ def summarise(store: RunStore, section: FederatedSection, state: State) -> dict[
         "edge_sft": __version__,
         "app_sha256": rounds[-1]["app_sha256"] if rounds else "",
         "federated": section.model_dump(mode="json"),
+        "status": "finished",
+        "score": _score(sites.values()),
         "rounds": len(rounds),
         "global_sha256": state.base,
         "compatible": state.facts,
@@ -59,14 +62,33 @@ def _site(
         "bytes_down": sum(row.get("bytes_down", 0) for row in [*rows, last]),
         "seconds": round(sum(row.get("seconds", 0.0) for row in [*rows, last]), 3),
         **{case: _case(metrics, case) for case in _CASES},
+        "paired": _paired(metrics),
     }
 
 
+def _score(sites: Iterable[Mapping[str, Any]]) -> str:
+    """Return the name of the number that sites are compared by; "" where none told one."""
+    there = {name for row in sites for split in row["personal"].values() for name in split}
+    return next((name for name in _SCORES if name in there), "")
+
+
 def _case(metrics: Mapping[str, float], case: str) -> dict[str, dict[str, float]]:
+    """Return the numbers of a side by split; what has other names, as a site could send, is passed over."""
     found: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
         head, _, rest = key.partition("/")
         split, _, name = rest.partition("/")
         if head == case and name:
             found.setdefault(split, {})[name] = value
+    return found
+
+
+def _paired(metrics: Mapping[str, float]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what sides differ by, by pair and split: difference, low and high."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for pair, numbers in _case(metrics, "paired").items():
+        for key, value in numbers.items():
+            split, _, name = key.partition("/")
+            if name:
+                found.setdefault(pair, {}).setdefault(split, {})[name] = value
     return found

@@ -73,6 +73,7 @@ class Toy:
     base = None
 
     def __init__(self, data: Path, *, hidden: int = HIDDEN) -> None:
+        self._data, self._hidden = data, hidden
         with np.load(data / "data.npz") as found:
             self._x, self._y = found["x"], found["y"]
         n = len(self._x)
@@ -129,6 +130,26 @@ class Toy:
         x, y = self._x[self._splits[split]], self._y[self._splits[split]]
         error = float(np.sqrt(np.mean((self._predict(x) - y) ** 2)))
         return Judged(len(x), -error, {"rmse": error})
+
+    @property
+    def groups(self) -> dict[str, str]:
+        return {}
+
+    def judge_checkpoint(self, checkpoint: Path, split: JudgedSplit) -> Judged:
+        mine, content = self.weights(), (checkpoint / "model.bin").read_bytes()
+        at = 0
+        for name, array in sorted(mine.items()):
+            size = array.nbytes
+            self._weights[name] = np.frombuffer(content[at : at + size], np.float32).reshape(array.shape)
+            at += size
+        judged = self.judge(split)
+        self._weights = mine
+        return judged
+
+    def alone(self, out: Path, progress: Progress) -> CheckpointMeta:
+        other = Toy(self._data, hidden=self._hidden)
+        other.train(round_number=1, rounds=1, steps=None, proximal=0.0, progress=progress)
+        return other.checkpoint(out, personal=False, progress=progress)
 
     def checkpoint(self, out: Path, *, personal: bool, progress: Progress) -> CheckpointMeta:
         if personal:

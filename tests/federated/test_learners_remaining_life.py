@@ -206,7 +206,8 @@ def test_a_joined_model_is_exported(tmp_path: Path):
     from edge_sft.export.sensors.variants import export_sensors
 
     site = learner(tmp_path / "work")
-    joined = site.candidates(site.alone(tmp_path / "work" / "alone", SILENT), site.tuned(SILENT))["global + personal"]
+    site.alone(tmp_path / "alone", SILENT)
+    joined = site.candidates(site._loaded(tmp_path / "alone").members, site.tuned(SILENT))["global + personal"]
     assert len(joined.nets) == 6
     site._personal = lambda progress: (site._prepared, joined, {"chosen": "global + personal"})  # type: ignore[method-assign]
     site.checkpoint(tmp_path / "out", personal=True, progress=SILENT)

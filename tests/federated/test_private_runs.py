@@ -131,5 +131,5 @@ def test_the_page_of_a_real_run(tmp_path: Path) -> None:
     assert re.search(r"(beats learning alone at \d of 3 sites)", page)
     ledgers = tuple(sorted((tmp_path / "sites").glob("*/ledger.jsonl")))
     verdicts = verify(folder, ledgers)
-    assert len(verdicts) == 2 + 2 * 3
+    assert len(verdicts) == 2 + 4 * 3
     assert all(one.holds for one in verdicts), verdicts

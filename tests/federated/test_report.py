@@ -116,7 +116,7 @@ def test_less_error_is_better_and_privacy_is_said(tmp_path: Path) -> None:
     assert "FD001 100 15 18 14 +6.7 % –" in table
     assert "FD004 worst 400 18 21 17 +5.6 %" in table
     assert "central" not in table
-    assert "No intervals: no site told results sample by sample" in table
+    assert "No intervals: no site compared them sample by sample" in table
     assert "beats learning alone at 4 of 4 sites" in words(page)
     setup = card(page, "setup")
     assert f"ε = {epsilon(3, 0.5, 1e-5):.3g} at δ = 1e-05" in setup

@@ -315,7 +315,7 @@ def test_the_site_that_differs_from_most_is_turned_away(tmp_path: Path) -> None:
     mixed = plants.Plants(tmp_path, plants.recipe(rounds=1), make=other)
     mixed.run()
     assert any("plant-a is turned away: does not fit the others (hidden: 10, 9" in one for one in mixed.said)
-    assert set(mixed.store().lines("final")[0]["metrics"]) >= {"alone/test/score", "global/test/score"}
+    assert set(mixed.store().lines("final")[0]["metrics"]) >= {"alone/test/rmse", "global/test/rmse"}
     assert {line["site"] for line in mixed.store().lines("final")} == {"plant-b", "plant-c"}
 
 

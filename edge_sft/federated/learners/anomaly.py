@@ -13,17 +13,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edge_sft.checkpoint import CheckpointMeta
+from edge_sft.checkpoint import CheckpointMeta, read_meta
 from edge_sft.data.sensors.dataset import SensorDataset
 from edge_sft.errors import DataError, UserError
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
 from edge_sft.federated.learners import weights as named
+from edge_sft.models.sensors import inference
 from edge_sft.progress import Progress, Silent
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.training.sensors import anomaly
-from edge_sft.training.sensors.anomaly_encoder import Course, healthy_stretches, learn
+from edge_sft.training.sensors.anomaly_encoder import Course, healthy_stretches
 from edge_sft.training.sensors.commissioned import numbers
-from edge_sft.training.sensors.fit import finished, reproducible, training_key, write
+from edge_sft.training.sensors.fit import finished, fit_sensors, reproducible, training_key, write
 
 _SILENT = Silent()
 
@@ -80,6 +81,11 @@ class EncoderLearner:
         """The digest of the site's data."""
         return self._dataset.fingerprint
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """Which machine each judged run is of."""
+        return {run.id: run.group for run in self._dataset.runs if run.split != "train"}
+
     def opening(self) -> Arrays:
         """Nothing: the starting weights are the same without it."""
         return {}
@@ -109,6 +115,15 @@ class EncoderLearner:
         """Judge by the mean area under the curve over labelled runs."""
         return self._judged(self._course.encoder, split)
 
+    def judge_checkpoint(self, checkpoint: Path, split: JudgedSplit) -> Judged:
+        """Judge a finished model; see `edge_sft.federated.learner.Learner`."""
+        with reproducible(self._recipe.train.seed):
+            return self._judged(self._loaded(checkpoint), split)
+
+    def alone(self, out: Path, progress: Progress) -> CheckpointMeta:
+        """Train as `edge-sft train` would; see `edge_sft.federated.learner.Learner`."""
+        return fit_sensors(self._recipe, self._dataset, out, recipe_text=self._text, progress=progress)
+
     def checkpoint(self, out: Path, *, personal: bool, progress: Progress) -> CheckpointMeta:
         """Write a checkpoint; see `edge_sft.federated.learner.Learner`."""
         kind, here = "personal" if personal else "global", named.digest(self.weights())
@@ -129,13 +144,21 @@ class EncoderLearner:
 
     def _personal(self, progress: Progress) -> tuple[nn.Module, dict[str, Any]]:
         """Keep on labelled validation runs the better of shared and alone; the shared encoder where there are none."""
+        self.alone(self._work / "alone", progress)
         found: dict[str, nn.Module] = {
             "global": copy.deepcopy(self._course.encoder),
-            "alone": learn(self._recipe, self._healthy, progress),
+            "alone": self._loaded(self._work / "alone"),
         }
         scores = {name: round(self._judged(encoder, "val").score, 6) for name, encoder in found.items()}
         best = max(found, key=lambda name: scores[name])
         return found[best], {"kept": best, "candidates": scores}
+
+    def _loaded(self, checkpoint: Path) -> nn.Module:
+        """Return a checkpoint's encoder. Raises DataError: it is none, or of another method."""
+        module = inference.load(checkpoint)
+        if read_meta(checkpoint).backbone != anomaly.ENCODER:
+            raise DataError(str(checkpoint), "is of another method", "Take one of the same recipe.")
+        return module.get_submodule("statistics.encoder")
 
     def _judged(self, encoder: nn.Module, split: JudgedSplit) -> Judged:
         runs = self._dataset.split(split)

@@ -17,17 +17,19 @@ from torch import Tensor
 
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.sensors.dataset import SensorDataset
+from edge_sft.errors import DataError
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
 from edge_sft.federated.learners import weights as named
-from edge_sft.models.sensors.classifier import Heads
+from edge_sft.models.sensors import inference
+from edge_sft.models.sensors.classifier import FaultClassifier, Heads
 from edge_sft.progress import Progress, Silent
 from edge_sft.sensor_recipe import FaultTask, SensorRecipe
 from edge_sft.training.merit import merit
 from edge_sft.training.sensors import faults
 from edge_sft.training.sensors.choosing import Chosen, choose_views, joined
 from edge_sft.training.sensors.examples import Examples, examples_of
-from edge_sft.training.sensors.fit import finished, reproducible, training_key, write
-from edge_sft.training.sensors.heads import Training, fit_heads, fit_on, fresh_heads, predict
+from edge_sft.training.sensors.fit import finished, fit_sensors, reproducible, training_key, write
+from edge_sft.training.sensors.heads import Training, fit_on, fresh_heads, predict
 
 PERSONAL_STEPS = 1 / 3
 PERSONAL_RATE = 0.1
@@ -46,6 +48,7 @@ class FaultLearner:
             self._heard = faults.hear(recipe, dataset.split("train"), progress, root=str(dataset.root))
             torch.manual_seed(recipe.train.seed)
             self._heads = [head.eval() for head in fresh_heads(self._heard.known, self._how)]
+        self._chosen: Chosen | None = None
         self._start = named.digest(self.weights())
 
     @property
@@ -89,6 +92,11 @@ class FaultLearner:
         """The digest of the site's data."""
         return self._dataset.fingerprint
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """Which machine each judged run is of."""
+        return {run.id: run.group for run in self._dataset.runs if run.split != "train"}
+
     def opening(self) -> Arrays:
         """Nothing: the starting weights are the same without it."""
         return {}
@@ -121,6 +129,18 @@ class FaultLearner:
         found = faults.numbers(predict(self._heads, seen).mean(0), seen)
         return Judged(len(seen), found["balanced_accuracy"], found)
 
+    def judge_checkpoint(self, checkpoint: Path, split: JudgedSplit) -> Judged:
+        """Judge a finished model; see `edge_sft.federated.learner.Learner`."""
+        runs = self._dataset.split(split)
+        with reproducible(self._recipe.train.seed):
+            said = faults.Judged.of(self._loaded(checkpoint), self._recipe, split, runs, _SILENT)
+        found = faults.numbers(said.probabilities, said.seen)
+        return Judged(int(found["windows"]), found.get("balanced_accuracy", 0.0), found)
+
+    def alone(self, out: Path, progress: Progress) -> CheckpointMeta:
+        """Train as `edge-sft train` would; see `edge_sft.federated.learner.Learner`."""
+        return fit_sensors(self._recipe, self._dataset, out, recipe_text=self._text, progress=progress)
+
     def checkpoint(self, out: Path, *, personal: bool, progress: Progress) -> CheckpointMeta:
         """Write a checkpoint; see `edge_sft.federated.learner.Learner`."""
         kind, here = "personal" if personal else "global", named.digest(self.weights())
@@ -130,23 +150,39 @@ class FaultLearner:
             return done
         began = time.monotonic()
         with reproducible(self._recipe.train.seed):
-            chosen = choose_views(self._heard.known, self._heard.fronts.names, self._how, self._recipe.train.folds)
-            heads, told = self._personal(chosen) if personal else (self._heads, {"chosen": "global"})
-            picked = [heads[place] for place in chosen.views]
+            chosen = self._views()
+            shared = [self._heads[place] for place in chosen.views]
+            picked, told = self._personal(chosen, progress) if personal else (shared, {"chosen": "global"})
             module, config = self._heard.assembled(self._recipe, chosen, picked)
             trained = faults.conclude(self._recipe, self._dataset, self._heard.known, module, chosen, config, progress)
         facts: dict[str, Any] = {**trained.facts, **told, "federated": kind, "global_sha256": here}
         facts |= {"key": key, "config": trained.config, "wall_s": round(time.monotonic() - began, 1)}
         return write(self._recipe, self._dataset, out, self._text, trained, facts)
 
-    def _personal(self, chosen: Chosen) -> tuple[list[Heads], dict[str, Any]]:
+    def _views(self) -> Chosen:
+        """Choose the views that speak, once: they are the site's own and those of a model that it learns alone."""
+        if self._chosen is None:
+            names = self._heard.fronts.names
+            self._chosen = choose_views(self._heard.known, names, self._how, self._recipe.train.folds)
+        return self._chosen
+
+    def _loaded(self, checkpoint: Path) -> FaultClassifier:
+        """Return a checkpoint's classifier. Raises DataError: it is none, or of another kind."""
+        module = inference.load(checkpoint)
+        if not isinstance(module, FaultClassifier):
+            raise DataError(str(checkpoint), "is of another kind of model", "Take one of the same recipe.")
+        return module
+
+    def _personal(self, chosen: Chosen, progress: Progress) -> tuple[list[Heads], dict[str, Any]]:
         """Keep on validation machines the best of alone, global and personal; personal where there are none."""
-        how = self._gentle()
+        self.alone(self._work / "alone", progress)
         tuned = copy.deepcopy(self._heads)
-        fit_on(tuned, self._heard.known, how)
-        found = {"personal": tuned, "global": self._heads, "alone": fit_heads(self._heard.known, self._how)}
-        seen = self._seen("val")
-        merits = {name: round(self._merit(heads, chosen, seen), 6) for name, heads in found.items()}
+        fit_on(tuned, self._heard.known, self._gentle())
+        both = {"personal": tuned, "global": self._heads}
+        found = {name: [heads[place] for place in chosen.views] for name, heads in both.items()}
+        found["alone"] = [head for head in self._loaded(self._work / "alone").heads if isinstance(head, Heads)]
+        seen = self._seen("val").views(chosen.views)
+        merits = {name: round(self._merit(heads, seen), 6) for name, heads in found.items()}
         best = max(found, key=lambda name: merits[name])
         views = joined(self._heard.fronts.names, chosen.views)
         return found[best], {"chosen": best, "candidates": merits, "chosen_views": views}
@@ -159,10 +195,10 @@ class FaultLearner:
             seed=self._how.seed + 1_000_000,
         )
 
-    def _merit(self, heads: list[Heads], chosen: Chosen, seen: Examples) -> float:
+    def _merit(self, heads: list[Heads], seen: Examples) -> float:
         if not len(seen):
             return 0.0
-        said = predict(heads, seen)[list(chosen.views)].mean(0)
+        said = predict(heads, seen).mean(0)
         weights = np.ones(len(seen), dtype=np.float32)
         return merit(np.log(said + 1e-7).astype(np.float32), seen.label, weights)
 

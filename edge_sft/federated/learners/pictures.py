@@ -12,10 +12,13 @@ from pathlib import Path
 
 import torch
 
-from edge_sft.checkpoint import WEIGHTS, CheckpointMeta
+from edge_sft.checkpoint import WEIGHTS, CheckpointMeta, read_meta
 from edge_sft.data.dataset import Dataset
+from edge_sft.errors import DataError
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
 from edge_sft.federated.learners import weights as named
+from edge_sft.metrics.classification import balanced_accuracy as recall
+from edge_sft.metrics.classification import confusion_matrix
 from edge_sft.models.registry import build_with_provenance
 from edge_sft.progress import Progress
 from edge_sft.recipe import Recipe
@@ -91,6 +94,11 @@ class PictureLearner:
         """The digest of the site's data."""
         return self._dataset.fingerprint
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """Which part each judged picture is of."""
+        return {item.id: item.group for item in self._dataset.items if item.split != "train" and item.group}
+
     def opening(self) -> Arrays:
         """Nothing: the starting weights are the same without it."""
         return {}
@@ -128,6 +136,23 @@ class PictureLearner:
         numbers = {"balanced_accuracy": score, "accuracy": right}
         return Judged(len(pictures), score, numbers | {"merit": merit(logits, pictures.labels, pictures.weights)})
 
+    def judge_checkpoint(self, checkpoint: Path, split: JudgedSplit) -> Judged:
+        """Judge a finished model; see `edge_sft.federated.learner.Learner`."""
+        pictures, shared = self._pictures[split], self._network.copy()
+        if not len(pictures):
+            return Judged(0, 0.0)
+        with self._reproducible():
+            self._network.put(self._learnt(checkpoint))
+            said = Scorer(self._network, pictures.images).logits().argmax(1)
+            self._network.put(shared)
+        confusion = confusion_matrix(pictures.labels, said, len(self._recipe.task.labels), pictures.weights)
+        score = float(recall(confusion))
+        return Judged(len(pictures), score, {"balanced_accuracy": score})
+
+    def alone(self, out: Path, progress: Progress) -> CheckpointMeta:
+        """Train as `edge-sft train` would; see `edge_sft.federated.learner.Learner`."""
+        return fit(self._recipe, self._dataset, out, recipe_text=self._text, progress=progress)
+
     def checkpoint(self, out: Path, *, personal: bool, progress: Progress) -> CheckpointMeta:
         """Write a checkpoint; see `edge_sft.federated.learner.Learner`."""
         kind, here = "personal" if personal else "global", named.digest(self.weights())
@@ -146,13 +171,16 @@ class PictureLearner:
             self._network.put(shared)
         return meta
 
-    def alone(self, out: Path, progress: Progress) -> Parameters:
-        """Train as `edge-sft train` would, without the others; kept in ``out``. Returns what learns."""
+    def _learnt(self, checkpoint: Path) -> Parameters:
+        """Return what learns, of a checkpoint. Raises DataError: it is none, or of another network."""
         from safetensors.torch import load_file
 
-        fit(self._recipe, self._dataset, out, recipe_text=self._text, progress=progress)
-        tensors = load_file(out / WEIGHTS, device=str(self._device))
-        return {name: tensors[name] for name in self._network.learning}
+        read_meta(checkpoint)
+        tensors = load_file(checkpoint / WEIGHTS, device=str(self._device))
+        found = {name: tensors[name] for name in self._network.learning if name in tensors}
+        if any(name not in found or found[name].shape != here.shape for name, here in self._network.learning.items()):
+            raise DataError(str(checkpoint), "is of another network", "Take one of the same recipe.")
+        return found
 
     def _chosen(self, shared: Parameters, outcome: Outcome, progress: Progress, *, personal: bool) -> Choice:
         """Keep on validation the best of global, personal, alone and what lies between."""
@@ -162,7 +190,8 @@ class PictureLearner:
         own = choose(self._network, outcome, val)
         names = {"head": "global", "averaged": "personal", "raw": "personal, last"}
         own_name = names.get(own.name, own.name)
-        alone = self.alone(self._work / "alone", progress)
+        self.alone(self._work / "alone", progress)
+        alone = self._learnt(self._work / "alone")
         others = {
             "alone": alone,
             "alone and global": blend(alone, shared, 0.5),

@@ -28,16 +28,17 @@ from torch import Tensor, nn
 
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.sensors.dataset import SensorDataset
-from edge_sft.errors import UserError
+from edge_sft.errors import DataError, UserError
 from edge_sft.federated import normaliser
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
 from edge_sft.federated.learners import weights as named
 from edge_sft.federated.learners.kept_features import kept
 from edge_sft.federated_section import FederatedSection
 from edge_sft.metrics.remaining_life import rmse
+from edge_sft.models.sensors import inference
 from edge_sft.models.sensors.mlp import Members
 from edge_sft.models.sensors.normalise import Normaliser, summary
-from edge_sft.models.sensors.regressor import Front
+from edge_sft.models.sensors.regressor import Front, Regressor
 from edge_sft.progress import Progress
 from edge_sft.sensor_recipe import SensorRecipe
 from edge_sft.training.sensors import regression
@@ -114,6 +115,11 @@ class RemainingLife:
         """The digest of the site's data."""
         return self._dataset.fingerprint
 
+    @property
+    def groups(self) -> dict[str, str]:
+        """Which machine each judged run is of."""
+        return {run.id: run.group for run in self._dataset.runs if run.split != "train"}
+
     def opening(self) -> Arrays:
         """Of training machines: count, mean and deviation of each channel in each condition, and of each feature."""
         if not self._normaliser:
@@ -173,6 +179,19 @@ class RemainingLife:
         numbers: dict[str, float] = {name: found[name] for name in _NUMBERS if name in found}
         return Judged(int(found.get("windows", 0)), -numbers.get("rmse", 0.0), numbers)
 
+    def judge_checkpoint(self, checkpoint: Path, split: JudgedSplit) -> Judged:
+        """Judge a finished model; see `edge_sft.federated.learner.Learner`."""
+        module, runs = self._loaded(checkpoint), self._dataset.split(split)
+        with reproducible(self._recipe.train.seed):
+            said = regression.scored(module, table_of(module.front, self._recipe.windowing(), runs), runs)
+        found = regression.numbers(said, self._task.cap, self._task.cap / 2)
+        numbers = {name: found[name] for name in _NUMBERS if name in found}
+        return Judged(int(found.get("windows", 0)), -numbers.get("rmse", 0.0), numbers)
+
+    def alone(self, out: Path, progress: Progress) -> CheckpointMeta:
+        """Train as `edge-sft train` would; see `edge_sft.federated.learner.Learner`."""
+        return fit_sensors(self._recipe, self._dataset, out, recipe_text=self._text, progress=progress)
+
     def checkpoint(self, out: Path, *, personal: bool, progress: Progress) -> CheckpointMeta:
         """Write a checkpoint; see `edge_sft.federated.learner.Learner`."""
         here = named.digest(self.weights())
@@ -190,15 +209,12 @@ class RemainingLife:
         told = {**trained.facts, "key": key, "config": trained.config, "wall_s": round(time.monotonic() - began, 1)}
         return write(self._recipe, self._dataset, out, self._text, trained, told)
 
-    def alone(self, out: Path, progress: Progress) -> Members:
-        """Train as `edge-sft train` would, without the others, and return the nets; kept in ``out``."""
-        from edge_sft.models.sensors import inference
-        from edge_sft.models.sensors.regressor import Regressor
-
-        fit_sensors(self._recipe, self._dataset, out, recipe_text=self._text, progress=progress)
-        module = inference.load(out)
-        assert isinstance(module, Regressor)
-        return module.members
+    def _loaded(self, checkpoint: Path) -> Regressor:
+        """Return a checkpoint's nets and what they see. Raises DataError: it is none, or of another kind."""
+        module = inference.load(checkpoint)
+        if not isinstance(module, Regressor):
+            raise DataError(str(checkpoint), "is of another kind of model", "Take one of the same recipe.")
+        return module
 
     def tuned(self, progress: Progress, *, steps: float = PERSONAL_STEPS, rate: float = PERSONAL_RATE) -> Members:
         """Return the nets fine-tuned on the site's own machines, gently; the nets themselves stay."""
@@ -223,7 +239,8 @@ class RemainingLife:
         return self._error(self._prepared, members)
 
     def _personal(self, progress: Progress) -> tuple[Prepared, Members, dict[str, Any]]:
-        found = self.candidates(self.alone(self._work / "alone", progress), self.tuned(progress))
+        self.alone(self._work / "alone", progress)
+        found = self.candidates(self._loaded(self._work / "alone").members, self.tuned(progress))
         seen = {name: self._own if name == "alone" else self._prepared for name in found}
         errors = {name: round(self._error(seen[name], members), 6) for name, members in found.items()}
         chosen = min(errors, key=lambda name: errors[name])
