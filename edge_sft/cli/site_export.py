@@ -46,11 +46,11 @@ def _windows(checkpoint: Path, data: Path, target: Path) -> tuple[ExportResult, 
     from edge_sft import sensor_recipe as recipes
     from edge_sft import strict_toml
     from edge_sft.cli.train_sensors import export_by
-    from edge_sft.federated.at_site import rows_at
+    from edge_sft.federated.at_site import open_rows, rows_at
     from edge_sft.report import sensor_model_page
 
     recipe = rows_at(strict_toml.load(checkpoint / checkpoints.RECIPE, recipes.SensorRecipe), data)
-    exported = export_by(recipe, checkpoint, target / "export")
+    exported = export_by(recipe, checkpoint, target / "export", open_rows)
     return exported, sensor_model_page.of_checkpoint(checkpoint, exported.gates)
 
 
@@ -59,14 +59,13 @@ def _pictures(checkpoint: Path, data: Path, target: Path) -> tuple[ExportResult,
     from edge_sft import recipe as recipes
     from edge_sft import strict_toml
     from edge_sft.cli.build import pictures_of
-    from edge_sft.data.reader import open_dataset
     from edge_sft.export.variants import export_variants
-    from edge_sft.federated.at_site import pictures_at
+    from edge_sft.federated.at_site import open_pictures, pictures_at
     from edge_sft.report import model_page
 
     recipe = pictures_at(strict_toml.load(checkpoint / checkpoints.RECIPE, recipes.Recipe), data)
     with progress() as bar:
-        dataset = open_dataset(recipe, bar)
+        dataset = open_pictures(recipe, bar)
         exported = export_variants(
             checkpoint,
             dataset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,9 @@ from edge_sft.cli.console import console, progress
 
 if TYPE_CHECKING:
     from edge_sft.checkpoint import CheckpointMeta
+    from edge_sft.data.sensors.dataset import SensorDataset
     from edge_sft.export.variants import ExportResult
+    from edge_sft.progress import Progress
     from edge_sft.sensor_recipe import SensorRecipe
 
 
@@ -39,18 +42,21 @@ def train_sensors(recipe: Path, out: Path | None, seed: int | None, threads: int
 
 def export_windows(checkpoint: Path, out: Path, recipe: Path | None, data: Path | None) -> ExportResult:
     """Export a sensor checkpoint with the rows it was trained on."""
-    return export_by(_recipe(checkpoint, recipe, data), checkpoint, out)
-
-
-def export_by(loaded: SensorRecipe, checkpoint: Path, out: Path) -> ExportResult:
-    """Export a sensor checkpoint by a recipe whose paths hold here."""
     from edge_sft.data.sensors.reader import open_sensor_dataset
+
+    return export_by(_recipe(checkpoint, recipe, data), checkpoint, out, open_sensor_dataset)
+
+
+def export_by(
+    loaded: SensorRecipe, checkpoint: Path, out: Path, read: Callable[[SensorRecipe, Progress], SensorDataset]
+) -> ExportResult:
+    """Export a sensor checkpoint by a recipe whose paths hold here, with the rows that ``read`` finds by it."""
     from edge_sft.export.sensors.variants import export_sensors
 
     with progress() as bars:
         return export_sensors(
             checkpoint,
-            open_sensor_dataset(loaded, bars),
+            read(loaded, bars),
             out,
             variants=loaded.export.variants,
             tolerance_points=loaded.export.tolerance_points,

@@ -86,7 +86,8 @@ class Dataset:
 
     ``facts`` go with ``items`` one to one (empty where nobody read the pictures); ``notes`` are sentences about
     what the reader left aside on purpose (files that are no pictures, unknown manifest columns); ``alike`` are index
-    pairs of near-duplicates (None where nobody compared).
+    pairs of near-duplicates (None where nobody compared); ``partial`` says that labels without a picture are no
+    mistake: it is a site of a federation, and others have them.
     """
 
     root: Path
@@ -96,6 +97,7 @@ class Dataset:
     facts: tuple[PictureFacts, ...] = field(default=(), repr=False, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
     alike: tuple[tuple[int, int], ...] | None = field(default=None, repr=False, compare=False)
+    partial: bool = field(default=False, compare=False)
 
     def split(self, name: SplitName) -> tuple[Item, ...]:
         """Return the items of one split, sorted by id."""

@@ -20,12 +20,18 @@ from edge_sft.recipe import Recipe, SplitSection
 _SHOWN = 8  # labels or folders named in one message
 
 
-def open_dataset(recipe: Recipe, progress: Progress = Silent()) -> Dataset:  # noqa: B008
+def open_dataset(
+    recipe: Recipe,
+    progress: Progress = Silent(),  # noqa: B008
+    *,
+    partial: bool = False,
+) -> Dataset:
     """Read every picture of a recipe's data folder or manifest and split them.
 
     Args:
         recipe: As loaded by `edge_sft.recipe.load`, so that its paths hold from anywhere.
         progress: Told about every picture.
+        partial: Labels without a picture are no mistake: a site of a federation.
 
     Returns:
         The data set; files that cannot be used are in ``quarantined`` with their reason, ``facts`` say what was seen.
@@ -54,8 +60,10 @@ def open_dataset(recipe: Recipe, progress: Progress = Silent()) -> Dataset:  # n
         facts=tuple(look.facts for look in seen),
         notes=listing.notes,
         alike=tuple(alike),
+        partial=partial,
     )
-    _check_trainable(dataset)
+    if not partial:
+        _check_trainable(dataset)
     _check_frozen(dataset, recipe.data.split.frozen_test)
     return dataset
 

@@ -112,7 +112,7 @@ def judge(variant: VariantName, after: Probabilities, reference: Answers, note: 
 
     It fails on a net loss of right answers (overall, balanced over the classes, or of ok/nok verdicts at the
     policy's threshold) above the tolerance or one picture, whichever is more; on outputs that are not finite; and
-    fp32 also on any probability that differs by more than 1e-4.
+    fp32 also on any probability that differs by more than 1e-4. Labels without a sample are named in the note.
     """
     labels, before = reference.labels, reference.probabilities
     finite = bool(np.isfinite(after).all())
@@ -143,8 +143,15 @@ def judge(variant: VariantName, after: Probabilities, reference: Answers, note: 
         tolerance_points=allowed,
         passed=not faults,
         balanced_accuracy=_balanced(labels, usable),
-        note="; ".join([*faults, *([note] if note else [])]),
+        note="; ".join([*faults, *_unproved(reference), *([note] if note else [])]),
     )
+
+
+def _unproved(reference: Answers) -> list[str]:
+    """Name the labels that no validation sample shows: a gate that passes says nothing of them."""
+    shown = set(np.unique(reference.labels).tolist())
+    absent = [f"'{label}'" for number, label in enumerate(reference.task.labels) if number not in shown]
+    return [f"not proved for {', '.join(absent)}, which no validation sample shows"] if absent else []
 
 
 def _faults(variant: VariantName, finite: bool, difference: float) -> list[str]:

@@ -102,23 +102,21 @@ def train_on_pool(recipe: str, datas: Mapping[str, Path], out: Path, progress: P
 
 
 def _rows_together(recipe: Any, text: str, datas: Mapping[str, Path], out: Path, progress: Progress) -> None:
-    from edge_sft.data.sensors.reader import open_sensor_dataset
-    from edge_sft.federated.at_site import rows_at
+    from edge_sft.federated.at_site import open_rows, rows_at
     from edge_sft.training.sensors.fit import fit_sensors
 
-    parts = {site: open_sensor_dataset(rows_at(recipe, data), progress) for site, data in datas.items()}
+    parts = {site: open_rows(rows_at(recipe, data), progress) for site, data in datas.items()}
     runs = _sorted(replace(run, id=f"{site}/{run.id}") for site, part in parts.items() for run in part.runs)
-    pool = replace(next(iter(parts.values())), root=out.parent / "sites", runs=runs)
+    pool = replace(next(iter(parts.values())), root=out.parent / "sites", runs=runs, partial=False)
     fit_sensors(recipe, pool, out, recipe_text=text, progress=progress)
 
 
 def _pictures_together(recipe: Any, text: str, datas: Mapping[str, Path], out: Path, progress: Progress) -> None:
     from edge_sft.data.dataset import Dataset
-    from edge_sft.data.reader import open_dataset
-    from edge_sft.federated.at_site import pictures_at
+    from edge_sft.federated.at_site import open_pictures, pictures_at
     from edge_sft.training.fit import fit
 
-    parts = {site: open_dataset(pictures_at(recipe, data), progress) for site, data in datas.items()}
+    parts = {site: open_pictures(pictures_at(recipe, data), progress) for site, data in datas.items()}
     items = _sorted(replace(item, id=f"{site}/{item.id}") for site, part in parts.items() for item in part.items)
     fit(recipe, Dataset(out.parent / "sites", recipe.task.labels, items), out, recipe_text=text, progress=progress)
 

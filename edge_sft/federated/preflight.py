@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from edge_sft.errors import DeviceError, EdgeSftError, NetworkError
-from edge_sft.federated.at_site import pictures_at, rows_at
+from edge_sft.federated import site_labels
+from edge_sft.federated.at_site import open_pictures, open_rows, pictures_at, rows_at
 from edge_sft.federated.invite import split_address
 from edge_sft.progress import Progress
 
@@ -191,38 +192,51 @@ def data(recipe: Path, folder: Path, progress: Progress) -> list[Finding]:
     from edge_sft import sensor_recipe
 
     try:
-        counts, left_out = (
+        seen = (
             _rows(recipe, folder, progress)
             if sensor_recipe.is_sensor_recipe(recipe)
             else _pictures(recipe, folder, progress)
         )
     except EdgeSftError as error:
         return [of_error("data", error)]
-    missing = [split for split in ("train", "val", "test") if not counts[split]]
-    told = ", ".join(f"{split} {counts[split]}" for split in ("train", "val", "test"))
+    missing = [split for split in ("train", "val", "test") if not seen.counts[split]]
+    told = ", ".join(f"{split} {seen.counts[split]}" for split in ("train", "val", "test"))
     found = [Finding("ok", "data", told)]
     if missing:
         remedy = "A site needs some of each; look at [data.split] and at edge-sft check."
         found = [Finding("error", "data", f"nothing to {' or '.join(missing)} on ({told})", remedy)]
-    if left_out:
-        shown = "; ".join(left_out[:_SHOWN])
-        found.append(Finding("warning", "data", f"{len(left_out)} files are left out: {shown}", "edge-sft check"))
+    else:
+        found += [Finding("warning", "data", fact, remedy) for fact, remedy in seen.remarks]
+    if seen.left_out:
+        fact = f"{len(seen.left_out)} files are left out: {'; '.join(seen.left_out[:_SHOWN])}"
+        found.append(Finding("warning", "data", fact, "Mend or remove them."))
     return found
 
 
-def _pictures(recipe: Path, folder: Path, progress: Progress) -> tuple[Counter[str], list[str]]:
+@dataclass(frozen=True)
+class _Seen:
+    """How many samples each split has, what is to be said of labels that lack, which files are left out and why."""
+
+    counts: Counter[str]
+    remarks: list[tuple[str, str]]
+    left_out: list[str]
+
+
+def _pictures(recipe: Path, folder: Path, progress: Progress) -> _Seen:
     from edge_sft import recipe as recipes
-    from edge_sft.data.reader import open_dataset
 
-    dataset = open_dataset(pictures_at(recipes.load(recipe), folder), progress)
+    here = pictures_at(recipes.load(recipe), folder)
+    dataset = open_pictures(here, progress)
     counts = Counter(str(item.split) for item in dataset.items)
-    return counts, [f"{one.id} ({one.reason})" for one in dataset.quarantined]
+    remarks = site_labels.remarks(here, site_labels.lacks(here, dataset))
+    return _Seen(counts, remarks, [f"{one.id} ({one.reason})" for one in dataset.quarantined])
 
 
-def _rows(recipe: Path, folder: Path, progress: Progress) -> tuple[Counter[str], list[str]]:
+def _rows(recipe: Path, folder: Path, progress: Progress) -> _Seen:
     from edge_sft import sensor_recipe
-    from edge_sft.data.sensors.reader import open_sensor_dataset
 
-    dataset = open_sensor_dataset(rows_at(sensor_recipe.load(recipe), folder), progress)
+    here = rows_at(sensor_recipe.load(recipe), folder)
+    dataset = open_rows(here, progress)
     counts = Counter(str(run.split) for run in dataset.runs)
-    return counts, [f"{one.id} ({one.reason})" for one in dataset.quarantined]
+    remarks = site_labels.remarks(here, site_labels.lacks(here, dataset))
+    return _Seen(counts, remarks, [f"{one.id} ({one.reason})" for one in dataset.quarantined])

@@ -189,10 +189,13 @@ def _remarks(basis: Basis) -> list[Html]:
         if rates.exact
         else [_inexact(basis)]
     )
-    if basis.chosen_on is not None:
-        notes = choose(basis.chosen_on, basis.meta.task, basis.wishes).notes
-        remarks += [callout(note, "warn") for note in notes]
-    return remarks
+    return [*remarks, *_notes(basis)]
+
+
+def _notes(basis: Basis) -> list[Html]:
+    if basis.chosen_on is None:
+        return []
+    return [callout(note, "warn") for note in choose(basis.chosen_on, basis.meta.task, basis.wishes).notes]
 
 
 def _inexact(basis: Basis) -> Html:
@@ -210,6 +213,7 @@ def _unknown(basis: Basis) -> Html:
         "Of 1,000 parts on the line",
         None,
         callout("Escapes and overkill need both defects and good parts among the pictures.", "bad"),
+        *_notes(basis),
         name="decision",
     )
 

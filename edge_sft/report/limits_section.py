@@ -26,6 +26,9 @@ def limits(basis: Basis) -> Html:
     none = [row.label for row in basis.evaluation.rows if row.pictures == 0]
     if none:
         items.append(f"Nothing is known about {listed(none)}: no {basis.split_words} picture shows it.")
+    taught = untaught(basis.meta)
+    if taught:
+        items.append(taught)
     if few:
         worst = min(few, key=lambda row: row.pictures)
         items.append(
@@ -50,6 +53,18 @@ def limits(basis: Basis) -> Html:
         None,
         el("ul", [el("li", item) for item in items], class_="plain"),
         name="limits",
+    )
+
+
+def untaught(meta: CheckpointMeta) -> str:
+    """Say of which labels a site of a federation had nothing to train on; "" where it had all."""
+    lacks = meta.training.get("lacks")
+    labels = lacks.get("train", []) if isinstance(lacks, dict) else []
+    if not labels:
+        return ""
+    return (
+        f"This site had nothing to train on of {listed(labels)}: what the model knows of it was learnt at other sites, "
+        f"and nothing here proves that it holds at this one."
     )
 
 

@@ -11,7 +11,7 @@ from edge_sft import sensor_recipe
 from edge_sft.bundle.manifest import GateResult
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.report import anomaly_section, faults_section, rul_section
-from edge_sft.report.limits_section import footer
+from edge_sft.report.limits_section import footer, untaught
 from edge_sft.report.markup import Child, Html, el
 from edge_sft.report.page import page, section
 from edge_sft.report.sensor_origin import gates, origin
@@ -41,7 +41,8 @@ def render(meta: CheckpointMeta, scores: Arrays, results: tuple[GateResult, ...]
     """
     cards, kind = _KINDS[meta.task.kind]
     title, lede, drawn, limits = cards(meta, scores)
-    body = [*drawn, gates(meta, results), _limits(limits), origin(meta)]
+    unknown: list[Child] = [one for one in (untaught(meta), *limits) if one]
+    body = [*drawn, gates(meta, results), _limits(unknown), origin(meta)]
     return page(
         title=f"{meta.name} {meta.version}",
         kicker=f"{meta.name} {meta.version} · {kind} · model report",

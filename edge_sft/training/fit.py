@@ -147,7 +147,7 @@ def refuse(recipe: Recipe, dataset: Dataset) -> None:
             where, f"has only '{present[0]}' pictures in its training split", "Two labels at least are needed."
         )
     missing = [label for label in recipe.task.labels if label not in present]
-    if missing:
+    if missing and not dataset.partial:
         raise DataError(
             where,
             f"has no training pictures of {', '.join(repr(label) for label in missing)}",
@@ -176,17 +176,23 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def warm_up(recipe: Recipe, network: Network, train: Pictures, progress: Progress) -> float:
-    """Put the logistic regression on frozen features into the head; returns its L2 strength."""
+def warm_up(
+    recipe: Recipe, network: Network, train: Pictures, progress: Progress, known: NDArray[np.int64] | None = None
+) -> float:
+    """Put the logistic regression on frozen features into the head; returns its L2 strength.
+
+    ``known`` are the labels [k] that it tells apart, the head's rows of others stay; None = all.
+    """
     progress.start("Learning on frozen features", len(train))
     features = Scorer(network, train.images).features(progress)
-    labels = torch.from_numpy(train.labels)
+    rows = np.arange(len(recipe.task.labels)) if known is None else known
+    labels = torch.from_numpy(np.searchsorted(rows, train.labels))
     drawn = schedule.class_probabilities(train.labels, train.weights, recipe.train.class_balance)
     mass = np.bincount(train.labels, weights=train.weights.astype(np.float64), minlength=len(drawn))
     share: NDArray[np.float64] = drawn[train.labels] / mass[train.labels] * train.weights
     weights: Tensor = torch.from_numpy(share.astype(np.float32))
-    head = fit_head(features, labels, weights, train.groups, len(recipe.task.labels))
+    head = fit_head(features, labels, weights, train.groups, len(rows))
     with torch.no_grad():
-        network.classifier.head.weight.copy_(head.weight)
-        network.classifier.head.bias.copy_(head.bias)
+        network.classifier.head.weight[rows] = head.weight.to(network.classifier.head.weight.device)
+        network.classifier.head.bias[rows] = head.bias.to(network.classifier.head.bias.device)
     return head.strength

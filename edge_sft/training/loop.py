@@ -45,7 +45,11 @@ class Outcome:
 
 
 class FineTuning:
-    """One run of fine-tuning from a start that the store or the caller gives."""
+    """One run of fine-tuning from a start that the store or the caller gives.
+
+    ``known`` are the labels [k], rising, that the loss tells apart; None = all. A site without pictures of a label that
+    others have would unlearn it by every step (Li and Zhan 2021, FedRS).
+    """
 
     def __init__(
         self,
@@ -60,8 +64,10 @@ class FineTuning:
         meter: Meter,
         progress: Progress,
         save_every_s: float,
+        known: NDArray[np.int64] | None = None,
     ) -> None:
         self._network, self._train, self._how = network, train, how
+        self._known = known
         self._pictures, self._val = pictures, val
         self._store, self._world, self._meter, self._progress = store, world, meter, progress
         self._save_every_s = save_every_s
@@ -154,6 +160,8 @@ class FineTuning:
         images = augment(images, self._how, generator, rank=rank, size=size)
         self._network.classifier.dropout.train()
         logits = self._network.logits(self._network.lower(images))
+        if self._known is not None:
+            logits, labels = _among(self._known, logits, labels)
         each = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self._train.label_smoothing)
         loss = each.sum() / len(chosen)
         value = float(loss.detach())
@@ -238,3 +246,9 @@ class FineTuning:
         yield "raw", {name: value.detach() for name, value in self._network.learning.items()}
         yield "ema", self._ema
         yield "best", self._best
+
+
+def _among(known: NDArray[np.int64], logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits [N,k] of known labels, and the labels as places among them."""
+    chosen = torch.from_numpy(known).to(logits.device)
+    return logits[:, chosen], torch.searchsorted(chosen, labels)

@@ -94,3 +94,11 @@ def test_gains_make_up_for_losses() -> None:
     wrong_before = Reference(ref.task, ref.policy, ref.pictures, turned(ref, [10, 11, 12], 1), 0.5)
     gate = compare("int8-cpu", turned(ref, [0, 1, 2, 3], 1), wrong_before)
     assert (gate.right_to_wrong, gate.wrong_to_right, gate.passed) == (4, 3, True)
+
+
+def test_a_label_that_no_validation_sample_shows_is_named_and_not_silently_passed() -> None:
+    ref = reference((300, 80, 0))
+    gate = compare("int8-cpu", ref.probabilities, ref, "all of it")
+    assert gate.passed
+    assert gate.note == "not proved for 'stain', which no validation sample shows; all of it"
+    assert not compare("int8-cpu", reference().probabilities, reference()).note

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,56 @@ def test_a_site_ends_with_a_checkpoint_of_its_own(tmp_path: Path):
     assert site.checkpoint(tmp_path / "out", personal=True, progress=SILENT) == meta
     assert "test/probabilities" in files.read_sensor_scores(tmp_path / "out")
     assert inference.load(tmp_path / "out") is not None
+
+
+THREE = ("fine", "worn", "loose")
+_SPREAD = {"fine": (1.0, 1.0), "worn": (1.0, 6.0), "loose": (6.0, 1.0)}
+
+
+def three(work: Path, labels: tuple[str, ...]) -> FaultLearner:
+    """A site that has some of three labels."""
+    task = {"kind": "classification", "labels": THREE, "ok": ["fine"]}
+    asked = SensorRecipe.model_validate({**recipe().model_dump(), "task": task})
+    runs = []
+    for label in labels:
+        for machine, split in enumerate(["train", "train", "train", "val", "test"]):
+            rng = np.random.default_rng([machine, THREE.index(label)])
+            name, values = f"{label}{machine}", rng.normal(size=(160, 2)) * _SPREAD[label]
+            told = np.full(160, THREE.index(label))
+            time = np.arange(160, dtype=np.float64)
+            runs.append(Run(name, name, name, split, time, values, labels=told, sha256=name))  # type: ignore[arg-type]
+    runs.sort(key=lambda one: one.id)
+    return FaultLearner(asked, SensorDataset(Path("g"), ("a", "b"), THREE, tuple(runs), partial=True), "", work, SILENT)
+
+
+def test_a_plant_that_never_saw_a_fault_learns_it_from_the_others_and_keeps_it(tmp_path: Path):
+    whole, lacking = three(tmp_path / "whole", THREE), three(tmp_path / "lacking", THREE[:2])
+    assert whole.compatible.differences(lacking.compatible) == []
+    shared = whole.weights()
+    for number in (1, 2):
+        updates = []
+        for site in (whole, lacking):
+            site.load(shared)
+            site.train(round_number=number, rounds=2, steps=None, proximal=0.0, progress=SILENT)
+            updates.append(site.weights())
+        shared = {name: (updates[0][name] + updates[1][name]) / 2 for name in shared}
+    lacking.load(shared)
+    meta = lacking.checkpoint(tmp_path / "own", personal=True, progress=SILENT)
+    assert meta.training["lacks"] == {split: ["loose"] for split in ("train", "val", "test")}
+    assert meta.training["candidates"].keys() == {"global", "personal"}
+    lacking.alone(tmp_path / "alone", SILENT)
+    voted = {
+        name: whole.judge_checkpoint(tmp_path / name, "test").numbers["vote_balanced_accuracy"]
+        for name in ("own", "alone")
+    }
+    assert voted["own"] == 1.0
+    assert voted["alone"] <= 2 / 3  # never says "loose"
+    assert lacking.judge("test").numbers["vote_balanced_accuracy"] == 1.0  # over the labels that it has
+
+
+def test_central_training_refuses_what_a_site_may_lack(tmp_path: Path):
+    from edge_sft.training.sensors.fit import fit_sensors
+
+    site = three(tmp_path, THREE[:2])
+    with pytest.raises(DataError, match="no training window of 'loose'"):
+        fit_sensors(site._recipe, replace(site._dataset, partial=False), tmp_path / "out", recipe_text="")

@@ -124,6 +124,75 @@ def test_the_coordinators_own_files_are_refused(plant: Path, tmp_path: Path):
         learner(plant, tmp_path, "x = ")
 
 
+LINES = {"grey": (0, 0), "across": (0, 30), "down": (30, 0)}
+THREE = TEXT.replace('labels = ["scratch", "clean"]', 'labels = ["grey", "across", "down"]').replace("clean", "grey")
+
+
+@pytest.fixture(scope="module")
+def plants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One plant with all three labels and one that never saw a line down."""
+    rng, found = np.random.default_rng(1), {}
+    for name, labels in (("whole", LINES), ("lacking", ("grey", "across"))):
+        found[name] = tmp_path_factory.mktemp(name)
+        for split, count in (("train", 8), ("val", 4), ("test", 4)):
+            for label in labels:
+                for index in range(count):
+                    picture = rng.normal(110, 12, (40, 40)).clip(0, 255).astype(np.uint8)
+                    if label != "grey":
+                        at = rng.integers(8, 32)
+                        ends = ((4, at), (36, at)) if label == "across" else ((at, 4), (at, 36))
+                        cv2.line(picture, *[tuple(map(int, end)) for end in ends], 250, 5)
+                    path = found[name] / split / label / f"{index:03d}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    cv2.imwrite(str(path), picture)
+    return found
+
+
+def test_a_plant_that_never_saw_a_label_learns_it_from_the_others_and_keeps_it(plants: dict[str, Path], tmp_path: Path):
+    sites = {name: learner(data, tmp_path / name, THREE) for name, data in plants.items()}
+    assert sites["whole"].compatible.differences(sites["lacking"].compatible) == []
+    shared = sites["whole"].weights()
+    for number in (1, 2):
+        updates = []
+        for site in sites.values():
+            site.load(shared)
+            site.train(round_number=number, rounds=2, steps=6, proximal=0.0, progress=SILENT)
+            updates.append(site.weights())
+        shared = {name: (updates[0][name] + updates[1][name]) / 2 for name in shared}
+    site = sites["lacking"]
+    site.load(shared)
+    meta = site.checkpoint(tmp_path / "personal", personal=True, progress=SILENT)
+    assert meta.training["lacks"] == {split: ["down"] for split in ("train", "val", "test")}
+    assert not any("alone" in name for name in meta.training["candidates"])
+    site.alone(tmp_path / "alone", SILENT)
+    worth = {name: sites["whole"].judge_checkpoint(tmp_path / name, "test").score for name in ("personal", "alone")}
+    assert worth["alone"] == pytest.approx(2 / 3)  # never says "down"
+    assert worth["personal"] > 0.9
+    assert site.judge("test").score == 1.0  # over the labels that it has
+
+
+@pytest.mark.slow
+def test_a_bundle_of_a_plant_that_lacks_a_label_names_it_as_unproved(plants: dict[str, Path], tmp_path: Path):
+    from edge_sft import strict_toml
+    from edge_sft.export.variants import export_variants
+    from edge_sft.federated.at_site import open_pictures, pictures_at
+    from edge_sft.recipe import Recipe
+    from edge_sft.report import model_page
+
+    site = learner(plants["lacking"], tmp_path / "work", THREE)
+    site.train(round_number=1, rounds=1, steps=2, proximal=0.0, progress=SILENT)
+    meta = site.checkpoint(tmp_path / "own", personal=False, progress=SILENT)
+    here = pictures_at(strict_toml.loads(THREE, Recipe, source="test"), plants["lacking"])
+    made = export_variants(tmp_path / "own", open_pictures(here, SILENT), tmp_path / "onnx", variants=("fp32",))
+    (gate,) = made.gates
+    assert gate.passed
+    assert "not proved for 'down', which no validation sample shows" in gate.note
+    page = model_page.render(meta, files.read_scores(tmp_path / "own"), made.gates, lambda _: None)
+    assert "had nothing to train on of down" in page
+    assert "Nothing is known about down" in page
+    assert "not proved for" in page
+
+
 @pytest.mark.slow
 def test_its_checkpoint_is_exported(plant: Path, tmp_path: Path):
     from edge_sft import strict_toml

@@ -59,7 +59,8 @@ class SensorDataset:
     """Everything a training needs to know about the rows; ``runs`` are sorted by id.
 
     For anomaly detection ``labels`` are ``("normal", "anomaly")`` where rows are labelled at all. ``findings`` are
-    what reading the files told; `edge_sft.data.sensors.checking.check_sensors` adds what the rows tell.
+    what reading the files told; `edge_sft.data.sensors.checking.check_sensors` adds what the rows tell. ``partial``
+    says that labels without a run are no mistake: it is a site of a federation, and others have them.
     """
 
     root: Path
@@ -69,6 +70,7 @@ class SensorDataset:
     quarantined: tuple[Quarantined, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
     findings: tuple[Finding, ...] = field(default=(), compare=False)
+    partial: bool = field(default=False, compare=False)
 
     def split(self, name: SplitName) -> tuple[Run, ...]:
         """Return the runs of one split, sorted by id."""

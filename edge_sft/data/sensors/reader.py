@@ -24,12 +24,18 @@ from edge_sft.progress import Progress, Silent
 from edge_sft.sensor_recipe import FaultTask, SensorRecipe
 
 
-def open_sensor_dataset(recipe: SensorRecipe, progress: Progress = Silent()) -> SensorDataset:  # noqa: B008
+def open_sensor_dataset(
+    recipe: SensorRecipe,
+    progress: Progress = Silent(),  # noqa: B008
+    *,
+    partial: bool = False,
+) -> SensorDataset:
     """Read every file of a sensor recipe, derive labels and remaining life, and split by group.
 
     Args:
         recipe: As loaded by `edge_sft.sensor_recipe.load`, so that its paths hold from anywhere.
         progress: Told about every file.
+        partial: Labels without a run are no mistake: a site of a federation.
 
     Returns:
         The data set; files that cannot be used are in ``quarantined``, what reading found is in ``findings``.
@@ -55,6 +61,8 @@ def open_sensor_dataset(recipe: SensorRecipe, progress: Progress = Silent()) -> 
     records.sort(key=lambda record: record.id)
     chosen = splitting.sides(records, recipe)
     _check_sides(records, chosen, recipe)
+    if not partial:
+        _check_labelled(records, chosen, recipe)
     splitting.refuse_leaks(records, chosen, recipe)
     labels = _labels(records, recipe)
     return SensorDataset(
@@ -65,6 +73,7 @@ def open_sensor_dataset(recipe: SensorRecipe, progress: Progress = Silent()) -> 
         quarantined=tuple(broken),
         notes=listing.notes,
         findings=tuple(found),
+        partial=partial,
     )
 
 
@@ -186,6 +195,9 @@ def _check_sides(records: Sequence[Record], chosen: Sequence[str], recipe: Senso
             f"has {len(groups)} group{'' if len(groups) == 1 else 's'} ({shown}), and none is left {use}",
             f"{remedy}.",
         )
+
+
+def _check_labelled(records: Sequence[Record], chosen: Sequence[str], recipe: SensorRecipe) -> None:
     if not isinstance(recipe.task, FaultTask):
         return
     trained: set[int] = set()

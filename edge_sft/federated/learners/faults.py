@@ -1,6 +1,10 @@
 """Faults, told apart together: every view's nets are shared; standardisation, views, temperature and policy are local.
 
 Which views speak is each site's own choice, so all of them are learnt at all sites.
+
+A site without training windows of a label tells apart the labels that it has and leaves what the nets say of the other
+to those that have it. What it would learn alone then cannot know that label, and its validation samples would not show
+it: so its own model is the common one or that fine-tuned, never the one learnt alone.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from torch import Tensor
 from edge_sft.checkpoint import CheckpointMeta
 from edge_sft.data.sensors.dataset import SensorDataset
 from edge_sft.errors import DataError
+from edge_sft.federated import site_labels
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
 from edge_sft.federated.learners import weights as named
 from edge_sft.models.sensors import inference
@@ -45,9 +50,12 @@ class FaultLearner:
         self._recipe, self._dataset, self._text, self._work = recipe, dataset, recipe_text, work
         self._how = faults.training_of(recipe)
         with reproducible(recipe.train.seed):
-            self._heard = faults.hear(recipe, dataset.split("train"), progress, root=str(dataset.root))
+            self._heard = faults.hear(recipe, dataset.split("train"), progress, root=str(dataset.root), partial=True)
             torch.manual_seed(recipe.train.seed)
             self._heads = [head.eval() for head in fresh_heads(self._heard.known, self._how)]
+        self._lacks = site_labels.lacks(recipe, dataset)
+        known = tuple(int(label) for label in np.unique(self._heard.known.label))
+        self._known = known if len(known) < self._how.labels else ()
         self._chosen: Chosen | None = None
         self._start = named.digest(self.weights())
 
@@ -115,7 +123,7 @@ class FaultLearner:
         """Learn for one round from labelled windows; classes weigh alike, and machines within a class."""
         count = max(1, self._how.steps // rounds) if steps is None else steps
         progress.start("Training", 1)
-        how = replace(self._how, steps=count, seed=self._how.seed + 1000 * round_number)
+        how = replace(self._how, steps=count, seed=self._how.seed + 1000 * round_number, known=self._known)
         with reproducible(how.seed):
             loss = fit_on(self._heads, self._heard.known, how, proximal=proximal)
         progress.advance()
@@ -156,6 +164,7 @@ class FaultLearner:
             module, config = self._heard.assembled(self._recipe, chosen, picked)
             trained = faults.conclude(self._recipe, self._dataset, self._heard.known, module, chosen, config, progress)
         facts: dict[str, Any] = {**trained.facts, **told, "federated": kind, "global_sha256": here}
+        facts |= {"lacks": self._lacks.facts} if self._lacks.facts else {}
         facts |= {"key": key, "config": trained.config, "wall_s": round(time.monotonic() - began, 1)}
         return write(self._recipe, self._dataset, out, self._text, trained, facts)
 
@@ -175,12 +184,13 @@ class FaultLearner:
 
     def _personal(self, chosen: Chosen, progress: Progress) -> tuple[list[Heads], dict[str, Any]]:
         """Keep on validation machines the best of alone, global and personal; personal where there are none."""
-        self.alone(self._work / "alone", progress)
         tuned = copy.deepcopy(self._heads)
         fit_on(tuned, self._heard.known, self._gentle())
         both = {"personal": tuned, "global": self._heads}
         found = {name: [heads[place] for place in chosen.views] for name, heads in both.items()}
-        found["alone"] = [head for head in self._loaded(self._work / "alone").heads if isinstance(head, Heads)]
+        if not self._known:
+            self.alone(self._work / "alone", progress)
+            found["alone"] = [head for head in self._loaded(self._work / "alone").heads if isinstance(head, Heads)]
         seen = self._seen("val").views(chosen.views)
         merits = {name: round(self._merit(heads, seen), 6) for name, heads in found.items()}
         best = max(found, key=lambda name: merits[name])
@@ -193,6 +203,7 @@ class FaultLearner:
             steps=max(1, round(self._how.steps * PERSONAL_STEPS)),
             learning_rate=self._how.learning_rate * PERSONAL_RATE,
             seed=self._how.seed + 1_000_000,
+            known=self._known,
         )
 
     def _merit(self, heads: list[Heads], seen: Examples) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_sft import strict_toml
 from edge_sft.errors import UserError
-from edge_sft.federated.at_site import pictures_at, rows_at
+from edge_sft.federated.at_site import open_pictures, open_rows, pictures_at, rows_at
 from edge_sft.federated.learner import Learner
 from edge_sft.progress import Progress
 from edge_sft.recipe import HUGGING_FACE, Recipe
@@ -33,7 +33,6 @@ def open_learner(recipe_text: str, data: Path, work: Path, progress: Progress) -
 
 
 def _of_pictures(text: str, data: Path, work: Path, progress: Progress) -> Learner:
-    from edge_sft.data.reader import open_dataset
     from edge_sft.federated.learners.pictures import PictureLearner
 
     recipe = strict_toml.loads(text, Recipe, source=_SOURCE)
@@ -42,14 +41,12 @@ def _of_pictures(text: str, data: Path, work: Path, progress: Progress) -> Learn
         fact = "names a file of the coordinator's machine, which sites do not have"
         raise UserError("the recipe's [model]", fact, "Take a backbone that is installed with edge-sft at every site.")
     recipe = pictures_at(recipe, data)
-    return PictureLearner(recipe, open_dataset(recipe, progress), text, work, progress)
+    return PictureLearner(recipe, open_pictures(recipe, progress), text, work, progress)
 
 
 def _of_sensors(text: str, data: Path, work: Path, progress: Progress) -> Learner:
-    from edge_sft.data.sensors.reader import open_sensor_dataset
-
     recipe = rows_at(strict_toml.loads(text, SensorRecipe, source=_SOURCE), data)
-    dataset = open_sensor_dataset(recipe, progress)
+    dataset = open_rows(recipe, progress)
     if recipe.task.kind == "regression":
         from edge_sft.federated.learners.remaining_life import RemainingLife
 

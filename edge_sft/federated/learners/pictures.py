@@ -2,6 +2,10 @@
 
 A round is a part of the central recipe's own course of learning rates. Afterwards a site fine-tunes the shared weights
 on its own pictures as it would the pre-trained ones, and keeps what its validation pictures say is best.
+
+A site without training pictures of a label tells apart the labels that it has and leaves the head's row of the other
+to those that have it. What it would learn alone then cannot know that label, and its validation samples would not show
+it: so its own model is the common one or that fine-tuned, never the one learnt alone.
 """
 
 from __future__ import annotations
@@ -10,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from edge_sft.checkpoint import WEIGHTS, CheckpointMeta, read_meta
 from edge_sft.data.dataset import Dataset
 from edge_sft.errors import DataError
+from edge_sft.federated import site_labels
 from edge_sft.federated.learner import Arrays, Compatible, Judged, JudgedSplit, Learnt, Part
 from edge_sft.federated.learners import weights as named
 from edge_sft.metrics.classification import balanced_accuracy as recall
@@ -52,6 +58,8 @@ class PictureLearner:
         self._network = Network(classifier, recipe.train, self._device)
         memory, cache = machine.memory_bytes(), work / "pictures"
         self._pictures = decode(dataset, recipe.task.labels, geometry, cache=cache, memory=memory, progress=progress)
+        self._lacks = site_labels.lacks(recipe, dataset)
+        self._known = np.unique(self._pictures["train"].labels) if self._lacks.train else None
         self._frozen = self._digest_of_frozen()
         self._start = named.digest(self.weights())
 
@@ -119,7 +127,7 @@ class PictureLearner:
         train = self._pictures["train"]
         with self._reproducible():
             if round_number == 1:
-                warm_up(self._recipe, self._network, train, progress)
+                warm_up(self._recipe, self._network, train, progress, self._known)
             tuning = self._tuning(Store(self._work / "round", self._key), progress)
             loss = tuning.stretch((round_number - 1) * count, count, whole=rounds * count, proximal=proximal)
         return Learnt(len(train), loss, count)
@@ -167,6 +175,7 @@ class PictureLearner:
             choice = self._chosen(shared, outcome, progress, personal=personal)
             facts = facts_of(job, choice, outcome, self._provenance, meter.usage())
             facts |= {**machine.facts(self._device), "processes": 1, "federated": kind, "global_sha256": here}
+            facts |= {"lacks": self._lacks.facts} if self._lacks.facts else {}
             meta = write_checkpoint(job, self._network, choice, self._pictures, facts, self._provenance)
             self._network.put(shared)
         return meta
@@ -190,6 +199,9 @@ class PictureLearner:
         own = choose(self._network, outcome, val)
         names = {"head": "global", "averaged": "personal", "raw": "personal, last"}
         own_name = names.get(own.name, own.name)
+        if self._lacks.train:
+            merits = {names.get(name, name): value for name, value in own.merits.items()}
+            return Choice(own_name, own.parameters, own.logits, merits)
         self.alone(self._work / "alone", progress)
         alone = self._learnt(self._work / "alone")
         others = {
@@ -220,6 +232,7 @@ class PictureLearner:
             meter=machine.Meter(machine.Usage()),
             progress=progress,
             save_every_s=SAVE_EVERY_S,
+            known=self._known,
         )
 
     def _steps(self) -> int:

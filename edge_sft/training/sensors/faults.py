@@ -55,7 +55,9 @@ def train(recipe: SensorRecipe, dataset: SensorDataset, progress: Progress) -> T
         UserError: A recipe that does not fit the task.
         DataError: Labels of which no training run has a window.
     """
-    known, module, chosen, config = learn(recipe, dataset.split("train"), progress, root=str(dataset.root))
+    known, module, chosen, config = learn(
+        recipe, dataset.split("train"), progress, root=str(dataset.root), partial=dataset.partial
+    )
     return conclude(recipe, dataset, known, module, chosen, config, progress)
 
 
@@ -92,7 +94,7 @@ def conclude(
 
 
 def learn(
-    recipe: SensorRecipe, runs: tuple[Run, ...], progress: Progress, *, root: str
+    recipe: SensorRecipe, runs: tuple[Run, ...], progress: Progress, *, root: str, partial: bool = False
 ) -> tuple[Examples, FaultClassifier, Chosen, dict[str, Any]]:
     """Choose the views and fit the nets.
 
@@ -101,9 +103,9 @@ def learn(
 
     Raises:
         UserError: A recipe that does not fit the task.
-        DataError: Labels of which no run has a window; ``root`` says where.
+        DataError: Labels of which no run has a window, unless the data are ``partial``; ``root`` says where.
     """
-    heard = hear(recipe, runs, progress, root=root)
+    heard = hear(recipe, runs, progress, root=root, partial=partial)
     known, how = heard.known, training_of(recipe)
     progress.start("choosing views, fitting nets", 2)
     chosen = choose_views(known, heard.fronts.names, how, recipe.train.folds)
@@ -129,7 +131,7 @@ class Heard:
         return _assembled(recipe, self.fronts, self.config, chosen, heads)
 
 
-def hear(recipe: SensorRecipe, runs: tuple[Run, ...], progress: Progress, *, root: str) -> Heard:
+def hear(recipe: SensorRecipe, runs: tuple[Run, ...], progress: Progress, *, root: str, partial: bool = False) -> Heard:
     """Compute all views of the training windows. Raises what `learn` raises."""
     task, names = task_of(recipe), views_of(recipe)
     fronts, config = fronts_of(recipe, runs, names)
@@ -137,7 +139,7 @@ def hear(recipe: SensorRecipe, runs: tuple[Run, ...], progress: Progress, *, roo
     title = "listening to the training machines"
     heard = examples_of(fronts, recipe.windowing(), runs, progress, title=title, channel_drop=drop, seed=seed)
     known = heard.take(heard.label >= 0)
-    _check_labels(known, task, root)
+    _check_labels(known, task, root, partial=partial)
     return Heard(fronts, config, known)
 
 
@@ -324,8 +326,10 @@ def _policy(
     return choice.policy, choice.notes
 
 
-def _check_labels(known: Examples, task: Task, root: str) -> None:
+def _check_labels(known: Examples, task: Task, root: str, *, partial: bool) -> None:
     missing = [label for number, label in enumerate(task.labels) if not (known.label == number).any()]
+    if partial and len(missing) <= len(task.labels) - 2:
+        return
     if missing:
         raise DataError(
             root,

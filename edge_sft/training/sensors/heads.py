@@ -23,7 +23,11 @@ _DEAD = 1e-6
 
 @dataclass(frozen=True)
 class Training:
-    """How nets are fitted; see `edge_sft.sensor_recipe.SensorTrain`."""
+    """How nets are fitted; see `edge_sft.sensor_recipe.SensorTrain`.
+
+    ``known`` are the labels that the loss tells apart, rising; () = all. A site without windows of a label that others
+    have would unlearn it by every step (Li and Zhan 2021, FedRS).
+    """
 
     labels: int
     width: int
@@ -34,6 +38,7 @@ class Training:
     learning_rate: float
     weight_decay: float
     seed: int
+    known: tuple[int, ...] = ()
 
 
 def fit_heads(examples: Examples, how: Training) -> list[Heads]:
@@ -76,7 +81,7 @@ def fit_on(heads: list[Heads], examples: Examples, how: Training, *, proximal: f
 
 def _fit(heads: list[Heads], examples: Examples, how: Training, draw: torch.Generator, proximal: float = 0.0) -> float:
     weights = torch.from_numpy(balanced_weights(examples.label, examples.group))
-    labels = torch.from_numpy(examples.label)
+    labels = torch.from_numpy(np.searchsorted(how.known, examples.label) if how.known else examples.label)
     seen = [head.standardised(part) for head, part in zip(heads, examples.features, strict=True)]
     parameters = [parameter for head in heads for parameter in head.parameters()]
     began = [parameter.detach().clone() for parameter in parameters] if proximal else []
@@ -85,7 +90,7 @@ def _fit(heads: list[Heads], examples: Examples, how: Training, draw: torch.Gene
     for _ in range(how.steps):
         batch = torch.multinomial(weights, how.batch_size, replacement=True, generator=draw)
         loss = sum(
-            (_loss(head, part[batch], labels[batch], draw) for head, part in zip(heads, seen, strict=True)),
+            (_loss(head, part[batch], labels[batch], draw, how.known) for head, part in zip(heads, seen, strict=True)),
             torch.zeros(()),
         )
         optimizer.zero_grad()
@@ -105,9 +110,10 @@ def _standardising(features: Tensor, how: Training) -> Heads:
     return head.train()
 
 
-def _loss(head: Heads, seen: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
+def _loss(head: Heads, seen: Tensor, labels: Tensor, draw: torch.Generator, known: tuple[int, ...]) -> Tensor:
     noisy = seen + _NOISE * torch.randn(seen.shape, generator=draw)
     logits = head.logits(noisy)  # [members,N,K]
+    logits = logits[..., list(known)] if known else logits
     many = labels.repeat(len(logits))
     return functional.cross_entropy(logits.flatten(0, 1), many, label_smoothing=_SMOOTHING) * len(logits)
 
