@@ -173,9 +173,37 @@ def test_weights_that_do_not_fit_change_nothing(tmp_path: Path, broken, words: s
     assert all((value == before[key]).all() for key, value in site.weights().items())
 
 
-def test_too_few_machines_for_the_others_nets_are_told(tmp_path: Path):
-    apart = learner(tmp_path).compatible.differences(learner(tmp_path, machines=2).compatible)
-    assert any(line.startswith("nets: mlp, 3 of width 16, mlp, 2 of") for line in apart)
+def test_a_site_of_fewer_machines_than_folds_has_as_many_nets_as_the_others(tmp_path: Path):
+    many, few = learner(tmp_path / "many"), learner(tmp_path / "few", 20, machines=2)
+    assert many.compatible.differences(few.compatible) == []
+    one_round([many, few], many.weights(), 1)
+    first, second, third = few._prepared.left_out
+    assert first.tolist() == third.tolist() != second.tolist()
+    meta = few.checkpoint(tmp_path / "own", personal=True, progress=SILENT)
+    errors = meta.training["candidates"]
+    assert {"alone", "global", "personal"} <= errors.keys()
+    assert all(np.isfinite(value) for value in errors.values())
+    assert len(few._loaded(tmp_path / "few" / "alone").members.nets) == 2  # as `edge-sft train` would
+    assert 0.5 <= meta.training["averaging"] <= 1.0
+
+
+def test_its_interval_is_not_made_narrower_by_nets_that_left_out_the_same(tmp_path: Path):
+    from edge_sft.training.sensors.features import table_of
+    from edge_sft.training.sensors.regression import averaging, known, lived
+
+    site = learner(tmp_path, machines=2)
+    runs = lived(site._dataset.split("val"))
+    judged = known(table_of(site._own.front, site._recipe.windowing(), runs))
+    nets = list(site._members.nets)
+    members = site._members.with_nets([nets[0], nets[1], nets[0]])
+    twice = site._members.with_nets([nets[0], nets[1]])
+    held = site._own.held_out(members, 40.0)
+    assert averaging(members, judged, 1, 2, held, 40.0) == averaging(twice, judged, 1, 2, held, 40.0)
+
+
+def test_one_machine_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="has 1 training machines whose remaining life is known"):
+        learner(tmp_path, machines=1)
 
 
 def test_a_base_is_refused(tmp_path: Path):

@@ -9,7 +9,8 @@ training machines of C-MAPSS (MLPs, one seed) fell by 1.1 to 1.9 % on FD002 to F
 
 Net number i of every site leaves out the i-th fold of that site's machines, and the shared net i is the mean of those.
 So it has never seen them either, at any site, and a site can judge alone, shared and personal nets alike on all its
-training machines, each by nets that do not know it.
+training machines, each by nets that do not know it. A site of fewer machines than there are nets leaves the same ones out
+of several nets.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class RemainingLife:
         self._task = regression.rul_of(recipe)
         self._section = recipe.federated or FederatedSection()
         self._own = self._prepared = self._prepare("own")
+        self._alone = self._as_alone(self._own)
         self._seen = "", self._own  # the digest of a common normalisation, and what it shows
         self._judged: dict[JudgedSplit, tuple[Prepared, Table]] = {}
         self._normaliser = self._placeholder() if self._section.tells_sensors else {}
@@ -241,7 +243,7 @@ class RemainingLife:
     def _personal(self, progress: Progress) -> tuple[Prepared, Members, dict[str, Any]]:
         self.alone(self._work / "alone", progress)
         found = self.candidates(self._loaded(self._work / "alone").members, self.tuned(progress))
-        seen = {name: self._own if name == "alone" else self._prepared for name in found}
+        seen = {name: self._alone if name == "alone" else self._prepared for name in found}
         errors = {name: round(self._error(seen[name], members), 6) for name, members in found.items()}
         chosen = min(errors, key=lambda name: errors[name])
         return seen[chosen], found[chosen], {"chosen": chosen, "candidates": errors}
@@ -271,7 +273,15 @@ class RemainingLife:
         path = self._work / f"features-{title.partition(' ')[0]}.npz"
         key = f"{training_key(self._recipe, self._dataset)} {title}"
         with reproducible(self._recipe.train.seed):
-            return regression.prepare(self._recipe, self._dataset, front, partial(kept, path, key))
+            keep = partial(kept, path, key)
+            return regression.prepare(self._recipe, self._dataset, front, keep, every_net=True)
+
+    def _as_alone(self, prepared: Prepared) -> Prepared:
+        """Return the same for the nets that the site learns alone: of fewer machines than folds there are fewer."""
+        asked = self._recipe.train
+        return replace(
+            prepared, left_out=regression.folds(prepared.table.group, asked.folds, asked.members, asked.seed)
+        )
 
     def _joined(self, sources: Sequence[Members]) -> Members:
         """Return all their nets, kind by kind as a checkpoint has them; the mean of all is what they say."""

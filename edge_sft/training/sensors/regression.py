@@ -109,6 +109,8 @@ def prepare(
     dataset: SensorDataset,
     front: Front | None = None,
     keep: Callable[[Callable[[], Table]], Table] = lambda make: make(),
+    *,
+    every_net: bool = False,
 ) -> Prepared:
     """Compute the features and make the untrained nets.
 
@@ -117,6 +119,7 @@ def prepare(
         dataset: The runs, with their splits.
         front: The normalisation and what looks at windows; None = fitted to these runs.
         keep: Takes what computes the features of all windows, and may have kept them from the last time.
+        every_net: See `folds`.
 
     Raises:
         DataError: Too few machines.
@@ -128,7 +131,7 @@ def prepare(
     table = known(keep(lambda: table_of(front, windowing, runs)))
     check_groups(dataset, table)
     kinds = front.body.kinds
-    one_kind = folds(table.group, recipe.train.folds, recipe.train.members, recipe.train.seed)
+    one_kind = folds(table.group, recipe.train.folds, recipe.train.members, recipe.train.seed, every_net=every_net)
     torch.manual_seed(recipe.train.seed)
     members = Members(front.body.features, front.body.nets(recipe.model.width, len(one_kind)))
     standardise(members, table.features, front.body.ready())
@@ -163,7 +166,8 @@ def conclude(
     found = conformal.offsets(near.value, near.truth, near.group, task.quantiles, task.cap)
     judged = known(table_of(front, recipe.windowing(), lived(dataset.split("val"))))
     repeats = recipe.train.members * (len(members.nets) // len(prepared.left_out))
-    surer = averaging(members, judged, repeats, held, task.cap)
+    machines = min(recipe.train.folds, len(np.unique(table.group)))
+    surer = averaging(members, judged, repeats, machines, held, task.cap)
     interval.offsets.copy_(torch.from_numpy(found * surer))
     module = Regressor(front, members, interval, task.cap).eval()
     replay = replay_of(table, recipe.train.seed)
@@ -203,13 +207,20 @@ def check_groups(dataset: SensorDataset, table: Table) -> None:
         )
 
 
-def folds(group: NDArray[np.int64], parts: int, repeats: int, seed: int) -> list[NDArray[np.int64]]:
-    """Return the groups that each net leaves out: ``parts`` folds, drawn anew for each repeat."""
+def folds(
+    group: NDArray[np.int64], parts: int, repeats: int, seed: int, *, every_net: bool = False
+) -> list[NDArray[np.int64]]:
+    """Return the groups that each net leaves out: ``parts`` folds, drawn anew for each repeat.
+
+    Of fewer groups there are fewer folds. ``every_net`` makes ``parts`` nets of them all the same: some leave out the
+    same groups (a site of a federation must have as many nets as the others).
+    """
     names = np.unique(group)
-    parts = min(parts, len(names))
+    folds_of = min(parts, len(names))
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(names) for _ in range(repeats)]
-    return [np.sort(order[part::parts]) for order in drawn for part in range(parts)]
+    nets = range(parts if every_net else folds_of)
+    return [np.sort(order[net % folds_of :: folds_of]) for order in drawn for net in nets]
 
 
 def schedule_of(recipe: SensorRecipe) -> Schedule:
@@ -234,11 +245,11 @@ def held_out(members: Members, table: Table, left_out: list[NDArray[np.int64]], 
     return Held(value, np.minimum(table.life, cap), table.group, table.life)
 
 
-def averaging(members: Members, judged: Table, repeats: int, held: Held, cap: float) -> float:
+def averaging(members: Members, judged: Table, repeats: int, machines: int, held: Held, cap: float) -> float:
     """Return how much smaller the error of all nets' mean is than that of those which spoke for the held-out machines.
 
-    A held-out row is judged by one net of each repeat, the model is the mean of all: without this its interval is too
-    wide. The mean square error falls by the nets' variance, which validation machines tell (no net has seen them); the
+    A held-out row is judged by one net of each repeat (by every ``machines``-th, where there are more nets than folds
+    of machines), the model is the mean of all: without this its interval is too wide. The mean square error falls by the nets' variance, which validation machines tell (no net has seen them); the
     error it is compared with is the held-out one, of many more machines. 1 where there is no validation machine.
     """
     seen = judged.take(judged.life <= NEAR * cap)
@@ -247,7 +258,9 @@ def averaging(members: Members, judged: Table, repeats: int, held: Held, cap: fl
     if not len(seen) or not error:
         return 1.0
     said = each(members, seen.features).clip(0, 1) * cap
-    variance = float(said.reshape(repeats, -1, len(seen)).mean(axis=0).var(axis=0).mean())
+    spoken = said.reshape(repeats, -1, len(seen)).mean(axis=0)
+    together = np.stack([spoken[first::machines].mean(axis=0) for first in range(machines)])
+    variance = float(together.var(axis=0).mean())
     return float(np.sqrt(np.clip(1 - variance / error, 0.5, 1.0)))
 
 
