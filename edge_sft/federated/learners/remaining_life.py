@@ -9,8 +9,8 @@ training machines of C-MAPSS (MLPs, one seed) fell by 1.1 to 1.9 % on FD002 to F
 
 Net number i of every site leaves out the i-th fold of that site's machines, and the shared net i is the mean of those.
 So it has never seen them either, at any site, and a site can judge alone, shared and personal nets alike on all its
-training machines, each by nets that do not know it. A site of fewer machines than there are nets leaves the same ones out
-of several nets.
+training machines, each by nets that do not know it. A site of fewer machines than there are nets leaves the same ones
+out of several nets.
 """
 
 from __future__ import annotations

@@ -249,8 +249,9 @@ def averaging(members: Members, judged: Table, repeats: int, machines: int, held
     """Return how much smaller the error of all nets' mean is than that of those which spoke for the held-out machines.
 
     A held-out row is judged by one net of each repeat (by every ``machines``-th, where there are more nets than folds
-    of machines), the model is the mean of all: without this its interval is too wide. The mean square error falls by the nets' variance, which validation machines tell (no net has seen them); the
-    error it is compared with is the held-out one, of many more machines. 1 where there is no validation machine.
+    of machines), the model is the mean of all: without this its interval is too wide. The mean square error falls by
+    the nets' variance, which validation machines tell (no net has seen them); the error it is compared with is the
+    held-out one, of many more machines. 1 where there is no validation machine.
     """
     seen = judged.take(judged.life <= NEAR * cap)
     near = held.near(cap)
