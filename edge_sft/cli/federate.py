@@ -24,7 +24,9 @@ def init(
     name: Annotated[str, typer.Option(help="What people call the federation.")] = "federation",
     also: Annotated[list[str] | None, typer.Option("--also", help="A further name or IP address of it.")] = None,
     listen: Annotated[str, typer.Option(help="HOST:PORT to listen on; default: every address, that port.")] = "",
-    superlink_port: Annotated[int, typer.Option(help="Port for Flower on this machine; never open it.")] = 39400,
+    superlink_port: Annotated[
+        int | None, typer.Option(help="Port for Flower on this machine, when another has ours; never open it.")
+    ] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Issue a new server certificate; sites need nothing.")] = False,
     directory: Directory = None,
 ) -> None:
@@ -48,7 +50,7 @@ def init(
             address=reached,
             names=tuple(also or ()),
             listen=listen or f"0.0.0.0:{port}",
-            superlink_port=superlink_port,
+            superlink_port=coordinator.SUPERLINK_PORT if superlink_port is None else superlink_port,
         )
     except ValueError as error:
         raise UserError("the federation's settings", _words(error), "Mend the options.") from error

@@ -26,7 +26,9 @@ from edge_sft.federated import pki
 from edge_sft.federated.invite import Address, split_address
 
 PROXY_PORT: Final = 8443
-SUPERLINK_PORT: Final = 39400
+# Unassigned by IANA (29170 to 29998 are), and below what Linux lends to outgoing connections.
+SUPERLINK_PORT: Final = 29400
+_LENT: Final = 32768  # and up: net.ipv4.ip_local_port_range as it comes
 RENEW: Final = "Renew it with: edge-sft federate init --renew (sites need nothing new)."
 # nginx takes `$`, quotes and braces for its own; nobody's folder needs them.
 _FOLDER: Final = re.compile(r"^[A-Za-z0-9._/@+~ -]+$")
@@ -195,7 +197,16 @@ def warnings(folder: Folder, federation: Federation, now: datetime) -> list[str]
     lacking = [name for name in federation.certified if name not in server.names]
     if lacking:
         raise DeviceError("the server's certificate", f"lacks {', '.join(lacking)}", RENEW)
-    return [one for one in told if one]
+    return [one for one in (*told, _lent(federation.superlink_port)) if one]
+
+
+def _lent(port: int) -> str:
+    if port < _LENT:
+        return ""
+    return (
+        f"superlink_port {port} is among those that Linux lends to outgoing connections ({_LENT} and up) and may be "
+        f"taken when `federate up` starts. Write {SUPERLINK_PORT} in federation.toml; sites need nothing new."
+    )
 
 
 def write_secret(path: Path, content: bytes) -> None:

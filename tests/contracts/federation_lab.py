@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge_sft.federated import coordinator
+
 ADDRESS = "10.213.0.1"
 PORT = 8443
-SUPERLINK_PORT = 39400
 EDGE_SFT = (sys.executable, "-m", "edge_sft.cli.main")
 
 
@@ -79,7 +80,8 @@ class Namespace:
 class Lab:
     """The coordinator's namespace, and sites by name."""
 
-    address, port, superlink_port = ADDRESS, PORT, SUPERLINK_PORT
+    address, port = ADDRESS, PORT
+    superlink_port = coordinator.SUPERLINK_PORT
 
     def __init__(self, root: Path) -> None:
         self.root = root

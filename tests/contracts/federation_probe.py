@@ -43,6 +43,7 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
 ASKED: dict[str, Any] = json.loads(sys.argv[1])
+SUPERLINK = f"127.0.0.1:{ASKED['superlink_port']}"
 PROTOBUF = PROTOBUF_MEDIA_TYPE
 FLEET = "/v1/fleet/"
 ALLOWED = {
@@ -159,13 +160,13 @@ def tricks() -> dict[str, Any]:
         "/v1/fleet/pull%2dmessages", "/%76%31/fleet/pull-messages", "/v1/fleet/pull-messages%00",
         "/v1/fleet/pull-messages%0a",
         "/v1/fleet/pull-messages%20HTTP/1.1", "*", "v1/fleet/pull-messages", "/v1/control%2flist-nodes",
-        f"https://127.0.0.1:39400{control}", f"http://localhost{control}", f"//127.0.0.1:39400{control}",
+        f"https://{SUPERLINK}{control}", f"http://localhost{control}", f"//{SUPERLINK}{control}",
         "/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/pull-messages/v1/control/list-nodes",
     )  # fmt: skip
     tried |= {f"POST {target}": status(request("POST", target, b"", signed(OWN))) for target in targets}
     for name in ("X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Prefix", "X-Forwarded-Uri"):
         tried[f"{name}: {control}"] = status(request("POST", "/", b"", {name: control}))
-    tried["Host: 127.0.0.1:39400"] = status(request("POST", control, b"", {"Host": "127.0.0.1:39400"}))
+    tried[f"Host: {SUPERLINK}"] = status(request("POST", control, b"", {"Host": SUPERLINK}))
     tried["h2c"] = status(request("GET", "/", b"", {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings"}))
     tried["HTTP/2 with prior knowledge"] = status(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     tried["HTTP/0.9"] = status(f"GET {control}\r\n".encode())

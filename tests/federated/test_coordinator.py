@@ -96,3 +96,13 @@ def test_mistakes_in_federation_toml_are_said_with_their_line(tmp_path: Path, li
 
     with pytest.raises(UserError, match=rf"line \d+: .*{says}"):
         coordinator.load(folder.root)
+
+
+def test_ports_of_ours_are_not_lent_to_others_and_an_old_one_is_said(tmp_path: Path):
+    assert max(coordinator.SUPERLINK_PORT, coordinator.PROXY_PORT) < 32768
+    folder = coordinator.create(tmp_path / "f", SETTINGS, NOW)
+    (said,) = coordinator.warnings(folder, SETTINGS.model_copy(update={"superlink_port": 39400}), NOW)
+    assert said.startswith("superlink_port 39400 is among those that Linux lends to outgoing connections")
+    page = (Path(__file__).parents[2] / "docs" / "federated-coordinator.md").read_text(encoding="utf-8")
+    assert f"127.0.0.1:{coordinator.SUPERLINK_PORT}" in page
+    assert f"--port {coordinator.SUPERLINK_PORT}" in page
