@@ -148,6 +148,7 @@ def plants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.slow
 def test_a_plant_that_never_saw_a_label_learns_it_from_the_others_and_keeps_it(plants: dict[str, Path], tmp_path: Path):
     sites = {name: learner(data, tmp_path / name, THREE) for name, data in plants.items()}
     assert sites["whole"].compatible.differences(sites["lacking"].compatible) == []
