@@ -43,7 +43,7 @@ def test_the_manifest_lies_with_the_pictures(tmp_path: Path) -> None:
     assert found[0].fact == "train 8, val 2, test 2"
 
 
-def test_a_class_that_a_plant_has_not_is_said_when_it_joins(tmp_path: Path) -> None:
+def test_a_plant_of_good_parts_alone_is_told_so_when_it_joins(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(20):
         (tmp_path / "caps" / "good").mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,8 @@ def test_a_class_that_a_plant_has_not_is_said_when_it_joins(tmp_path: Path) -> N
     recipe.write_text(PICTURES.replace('manifest = "somewhere/parts.csv"\n', ""))
     (found,) = preflight.data(recipe, tmp_path / "caps", Silent())
     assert found.level == "error"
-    assert "has no readable picture of 'scratch'" in found.fact
+    assert "has only 'good' to train on" in found.fact
+    assert "Add some of 'scratch'" in found.remedy
 
 
 def test_a_log_of_failures_lies_with_the_rows(tmp_path: Path) -> None:
