@@ -250,18 +250,20 @@ def against_ray(case: Case, work: Path, repeats: int, threads: int) -> str:
 def main() -> None:
     """Parse and go."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=("plain", "ray", "deployed"), help="default: all")
+    parser.add_argument("what", nargs="*", help="plain, ray, deployed; default: all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--short", action="store_true", help="few rounds: does it run?")
     parser.add_argument("--port", type=int, default=20700, help="the first of six free ports for what is deployed")
     options = parser.parse_args()
+    what = options.what or ["plain", "ray", "deployed"]
+    if unknown := set(what) - {"plain", "ray", "deployed"}:
+        parser.error(f"there is no {', '.join(unknown)}")
     torch.set_num_threads(options.threads)
     import flwr  # noqa: F401 - it sets its log's level as it is imported
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    what = options.what or ["plain", "ray", "deployed"]
     tables = []
     with tempfile.TemporaryDirectory(prefix="edge-sft-overhead-") as scratch:
         work = Path(scratch)

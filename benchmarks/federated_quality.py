@@ -292,7 +292,7 @@ def train(task: Task, seed: int, work: Path) -> None:
     state = store.load()
     assert state is not None
     for site in task.sites:
-        learner = make("", store.folder / "sites" / site / "data", site_store(site, work).folder / "work", None)
+        learner = make("", store.folder / "sites" / site / "data", site_store(site, work).work, None)
         learner.load(state.weights)
         learner.checkpoint(work / site / "global", personal=False, progress=SILENT)
         meta = files.read_meta(checkpoint_of("personal", site, work))
@@ -309,7 +309,7 @@ def site_store(site: str, work: Path) -> SiteStore:
 def checkpoint_of(way: str, site: str, work: Path) -> Path:
     """Where a way's model for a site lies."""
     store = site_store(site, work)
-    found = {"central": work / "central", "personal": store.checkpoint, "alone": store.folder / "work" / "alone"}
+    found = {"central": work / "central", "personal": store.checkpoint, "alone": store.alone}
     return found.get(way, work / site / way)
 
 

@@ -172,9 +172,10 @@ def afternoon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[After
     for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    script = loaded(ROOT / "examples" / "three_plants" / "run.py")
+    script = loaded(ROOT / "examples" / "turbofan_plants" / "run.py")
     factory = loaded(ROOT / "tests" / "road" / "conftest.py")
-    with script.places(tmp_path / "work", loopback=False) as (coordinator, plants), contextlib.ExitStack() as running:
+    places = script.places(tmp_path / "work", ("lyon", "turin", "graz"), loopback=False)
+    with places as (coordinator, plants), contextlib.ExitStack() as running:
         for number, plant in enumerate(plants.values()):
             factory.pictures(plant.folder / "caps", 30, seed=number)
         yield Afternoon(coordinator, plants, running, script.eventually)
