@@ -113,7 +113,7 @@ def cases(work: Path, short: bool) -> list[Case]:
     life, picture = (4, 2) if short else (12, 4)
     (work / "turbofan").mkdir(parents=True)
     loaded("turbofan").prepare(DATA / "cmapss", "FD001", work / "turbofan" / "engines")
-    text = (HERE.parent / "examples" / "three_plants" / "recipe.toml").read_text().partition("[federated]")[0]
+    text = (HERE.parent / "examples" / "turbofan_plants" / "recipe.toml").read_text().partition("[federated]")[0]
     turbofan = work / "turbofan" / "recipe.toml"
     text = text.replace("seed = 0", f"seed = 0\nsteps = {15 * life}")
     turbofan.write_text(f"{text}\n{section(life, 15)}")

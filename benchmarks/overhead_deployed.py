@@ -224,7 +224,7 @@ def ours(work: Path, port: int, running: Running) -> Path:
     """Start a coordinator and its sites; return the folder in which runs are started."""
     plants = example()
     work.mkdir()
-    recipe = (ROOT / "examples" / "three_plants" / "recipe.toml").read_text().partition("[train]")[0]
+    recipe = (ROOT / "examples" / "turbofan_plants" / "recipe.toml").read_text().partition("[train]")[0]
     recipe = recipe.replace("length = 100", "length = 40")
     (work / "recipe.toml").write_text(f"{recipe}{RECIPE}\n[federated]\nrounds = {ROUNDS}\nsteps = 1\n")
     verb(
@@ -247,7 +247,7 @@ def ours(work: Path, port: int, running: Running) -> Path:
 
 def example() -> Any:
     """Load the example that makes up engines."""
-    spec = spec_from_file_location("three_plants", ROOT / "examples" / "three_plants" / "run.py")
+    spec = spec_from_file_location("turbofan_plants", ROOT / "examples" / "turbofan_plants" / "run.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

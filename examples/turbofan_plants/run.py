@@ -1,11 +1,12 @@
-"""Three plants, one better model, no rows sent away: from an empty folder to each plant's own decisions over MQTT.
+"""Four plants, one better model, no rows sent away: from an empty folder to each plant's own decisions over MQTT.
 
-    python run.py                  small made-up engines, a few minutes
-    python run.py --data DIR       NASA's C-MAPSS files: FD001, FD002 and FD003 become the three plants
+    python run.py                      small made-up engines, a few minutes
+    python run.py --data DIR           NASA's C-MAPSS files: FD001 to FD004 become the four plants
+    python run.py --data DIR --quick   the same, trained for a moment: shows the road, not how good a model gets
 
 Every step is a command of edge-sft, printed before it runs. As root on Linux each plant lives in a network namespace
 of its own that sees the coordinator's proxy and nothing else; otherwise all of them share this machine's loopback, and
-the script says so. Everything is made in --work (default ./runs-three-plants), which must not be there yet.
+the script says so. Everything is made in --work (default ./runs-turbofan-plants), which must not be there yet.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 HERE = Path(__file__).parent
-PLANTS = {"lyon": "FD001", "turin": "FD002", "graz": "FD003"}
+PLANTS = {"lyon": "FD001", "turin": "FD002", "graz": "FD003", "porto": "FD004"}
 COLUMNS = ("cycle", "op1", "op2", "op3", *(f"s{number}" for number in range(1, 22)), "rul")
 EDGE_SFT = (sys.executable, "-m", "edge_sft.cli.main")
 AGENT = """
@@ -39,17 +41,13 @@ host = "127.0.0.1"
 port = {port}
 username = "edge-sft"
 password_file = "{password}"
+ack = "ledger"
 
 [[pipeline]]
 name = "main"
-
-[pipeline.source]
-kind = "replay"
-path = "new"
-speed = 0
-time = "cycle"
-time_format = "number"
+source = {source}
 """
+ROWS = '{ kind = "replay", path = "new", speed = 0, time = "cycle", time_format = "number" }'
 
 
 class Place:
@@ -60,6 +58,7 @@ class Place:
 
     def __init__(self, name: str, work: Path, number: int) -> None:
         self.name, self.folder, self.number = name, work / name, number
+        self.took: dict[str, float] = {}  # seconds, by what was run
         self.folder.mkdir(parents=True)
         self.mqtt_port = 21883 + number
 
@@ -74,7 +73,7 @@ class Place:
     def edge_sft(self, line: str, *, quiet: bool = False) -> str:
         """Run a command in this role's folder; show and return what it said."""
         print(f"\n{self.name}$ edge-sft {line}", flush=True)
-        words = self.enter([*EDGE_SFT, *line.split()])
+        words, began = self.enter([*EDGE_SFT, *line.split()]), time.monotonic()
         done = subprocess.run(
             words,
             cwd=self.folder,
@@ -83,6 +82,7 @@ class Place:
             stderr=subprocess.STDOUT,
             check=False,
         )
+        self.took[line] = time.monotonic() - began
         said = done.stdout.decode(errors="replace")
         if not quiet or done.returncode:
             print(said, end="", flush=True)
@@ -173,36 +173,39 @@ class Namespace(Place):
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("--data", type=Path, help="folder with NASA's train_, test_ and RUL_FD00n; default: made up")
-    given.add_argument("--work", type=Path, default=Path("runs-three-plants"))
+    given.add_argument("--quick", action="store_true", help="train for a moment; made-up engines need no more anyway")
+    given.add_argument("--work", type=Path, default=Path("runs-turbofan-plants"))
     given.add_argument("--loopback", action="store_true", help="no network namespaces, also where they can be had")
     asked = given.parse_args()
     if asked.work.exists():
         sys.exit(f"{asked.work} is there already: remove it, or give another folder with --work")
     work = asked.work.resolve()
-    with places(work, loopback=asked.loopback) as (coordinator, plants):
+    with places(work, PLANTS, loopback=asked.loopback) as (coordinator, plants):
         for number, (plant, place) in enumerate(plants.items()):
             engines(place.folder, asked.data, PLANTS[plant], seed=number)
             shutil.copy(HERE / "device.toml", place.folder)
-            (place.folder / "recipe.toml").write_text(recipe(short=asked.data is None))
-        (coordinator.folder / "recipe.toml").write_text(recipe(short=asked.data is None))
+        for place in (coordinator, *plants.values()):
+            (place.folder / "recipe.toml").write_text(recipe(real=asked.data is not None, quick=asked.quick))
         with contextlib.ExitStack() as running:
-            federate(coordinator, plants, running)
+            federate(coordinator, plants, running, "engines")
             for place in plants.values():
-                to_the_edge(place, running)
+                packed(place, " --profile device.toml")
+            told = [said(place, streamed(place, running, ROWS)) for place in plants.values()]
             print("\nNow everything ends.", flush=True)
+    print("\nWhat each plant's own model decided, received over MQTT:", *told, sep="\n")
     print(f"\nDone. The report of the run and each plant's model lie in {work}")
 
 
-def federate(coordinator: Place, plants: dict[str, Place], running: contextlib.ExitStack) -> None:
-    """Make the federation, let the plants join, run it."""
-    coordinator.edge_sft(f"federate init --address {coordinator.address}:{coordinator.port} --name three-plants")
+def federate(coordinator: Place, plants: dict[str, Place], running: contextlib.ExitStack, data: str) -> None:
+    """Make the federation, let the plants join with a folder of theirs, run it."""
+    coordinator.edge_sft(f"federate init --address {coordinator.address}:{coordinator.port} --name plants")
     up = coordinator.start("federate up")
     running.callback(up.stop)
     up.until("is up")
     for plant, place in plants.items():
         coordinator.edge_sft(f"federate invite {plant}")
         shutil.copy(coordinator.folder / f"{plant}.invite", place.folder)  # by mail, by hand
-        place.edge_sft(f"site join {plant}.invite --data engines --recipe recipe.toml")
+        place.edge_sft(f"site join {plant}.invite --data {data} --recipe recipe.toml")
         serving = place.start("site run")
         running.callback(serving.stop)
         serving.until("waiting: the coordinator does not admit")
@@ -215,46 +218,64 @@ def federate(coordinator: Place, plants: dict[str, Place], running: contextlib.E
     coordinator.edge_sft("federate report first")
 
 
-def to_the_edge(place: Place, running: contextlib.ExitStack) -> None:
-    """Pack a plant's own model with its own data and key, deploy it, and stream decisions about new engines."""
+def packed(place: Place, profile: str = "") -> None:
+    """Export a plant's own model with its own data, sign it with its key, deploy it."""
     place.edge_sft("site ledger")
     place.edge_sft("keys init")
     place.edge_sft("site export --out bundle")
-    place.edge_sft("deploy bundle/turbofan-0.1.0.edge --to local --profile device.toml")
+    place.edge_sft(f"deploy {bundle(place)} --to local{profile}")
+
+
+def streamed(place: Place, running: contextlib.ExitStack, source: str) -> list[dict[str, str]]:
+    """Let the agent decide about what nobody has learnt from; return what its plant's broker handed on."""
     broker = place.start(f"broker --port {place.mqtt_port}")
     running.callback(broker.stop)
     broker.until("password in")
     password = place.folder / "device" / "broker" / "password"
-    (place.folder / "agent.toml").write_text(AGENT.format(plant=place.name, port=place.mqtt_port, password=password))
-    link = f"--port {place.mqtt_port} --username edge-sft --password-file {password}"
-    ledger = place.start(f"ledger decisions.sqlite {link}")
+    agent = AGENT.format(plant=place.name, port=place.mqtt_port, password=password, source=source)
+    (place.folder / "agent.toml").write_text(agent)
+    ledger = place.start(
+        f"ledger decisions.sqlite --port {place.mqtt_port} --username edge-sft --password-file {password}"
+    )
     running.callback(ledger.stop)
-    place.edge_sft("run --config agent.toml --until-done", quiet=True)
-    database = "ledger decisions.sqlite"
     eventually((place.folder / "decisions.sqlite").exists, "decisions.sqlite")
-    time.sleep(1)
+    place.edge_sft("run --config agent.toml --until-done", quiet=True)
     ledger.stop()
-    place.edge_sft(f"{database} --export decisions.csv", quiet=True)
-    decided = (place.folder / "decisions.csv").read_text().splitlines()
-    print(f"{len(decided) - 1} decisions came over MQTT; the last: {decided[-1]}")
-    if len(decided) < 2:
-        sys.exit(f"{place.name} decided nothing")
+    place.edge_sft("ledger decisions.sqlite --status --export decisions.csv")
+    with (place.folder / "decisions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def said(place: Place, decisions: list[dict[str, str]]) -> str:
+    """Say what came; end where nothing did, or where it is not the signed bundle's."""
+    *_, digest = place.edge_sft(f"bundle verify {bundle(place)}").split()
+    if not decisions or any(not one["model"].endswith(digest) for one in decisions):
+        sys.exit(f"{place.name}: {len(decisions)} decisions came, not all of them made by {bundle(place)}")
+    verdicts = ", ".join(f"{many} {verdict}" for verdict, many in Counter(one["verdict"] for one in decisions).items())
+    model = f"{Path(bundle(place)).name} {digest[:12]}…, signed here"
+    return f"  {place.name}: {len(decisions)} decisions by {model}: {verdicts}"
+
+
+def bundle(place: Place) -> str:
+    """Return where the one bundle of a plant lies, in its folder."""
+    (found,) = (place.folder / "bundle").glob("*.edge")
+    return str(found.relative_to(place.folder))
 
 
 @contextlib.contextmanager
-def places(work: Path, *, loopback: bool) -> Iterator[tuple[Place, dict[str, Place]]]:
+def places(work: Path, names: Iterable[str], *, loopback: bool) -> Iterator[tuple[Place, dict[str, Place]]]:
     """Yield the coordinator's place and the plants'; in namespaces where they can be had."""
     why = "as asked" if loopback else lacking()
     made: list[Place] = []
     try:
         if why:
             print(f"All roles share this machine's loopback ({why}).")
-            made += [Place(name, work, number) for number, name in enumerate(("coordinator", *PLANTS))]
+            made += [Place(name, work, number) for number, name in enumerate(("coordinator", *names))]
         else:
             print("Each plant lives in a network namespace that sees the coordinator's proxy and nothing else.")
             bridge = Namespace("coordinator", work, 0)
             made.append(bridge)
-            made += [Namespace(name, work, number, bridge) for number, name in enumerate(PLANTS, start=1)]
+            made += [Namespace(name, work, number, bridge) for number, name in enumerate(names, start=1)]
         yield made[0], {place.name: place for place in made[1:]}
     finally:
         for place in made:
@@ -274,19 +295,24 @@ def lacking() -> str:
     return "no network namespaces with bridges here" if tried.returncode else ""
 
 
-def recipe(*, short: bool) -> str:
-    """Return the recipe; for made-up engines one that trains for a moment."""
+def recipe(*, real: bool, quick: bool) -> str:
+    """Return the recipe, for made-up engines or in a hurry one that trains for a moment."""
     text = (HERE / "recipe.toml").read_text(encoding="utf-8")
-    if not short:
-        return text
-    text = text.replace("rounds = 3", "rounds = 2").replace("length = 100", "length = 40")
-    return text.replace("[train]\n", '[export]\nvariants = ["fp32"]\n\n[train]\nsteps = 60\nfolds = 2\n')
+    if not real:
+        text = text.replace("rounds = 3", "rounds = 2").replace("length = 100", "length = 40")
+    elif quick:
+        text = text.replace("period_s = 1\n", "period_s = 1\nhop = 5\n")  # every fifth flight, to learn and to decide
+    if quick or not real:
+        text = text.replace("[train]\n", '[export]\nvariants = ["fp32"]\n\n[train]\nsteps = 60\nfolds = 2\n')
+    return text
 
 
 def engines(folder: Path, data: Path | None, name: str, seed: int) -> None:
     """Put a plant's engines into ``engines``, and two that nobody has seen into ``new``."""
     if data is None:
-        made_up(folder / "engines", random.Random(seed), wear=(1.0, 0.7, 1.4)[seed % 3], gain=(1.0, 1.3, 0.8)[seed % 3])
+        made_up(
+            folder / "engines", random.Random(seed), wear=(1.0, 0.7, 1.4, 1.2)[seed], gain=(1.0, 1.3, 0.8, 1.1)[seed]
+        )
     else:
         turbofan().prepare(data, name, folder / "engines")
     (folder / "new").mkdir()
