@@ -3,6 +3,7 @@
     python benchmarks/federated_quality.py partition                  # writes federated/infrared_solar_all.csv
     python benchmarks/federated_quality.py validate --task thermal    # trains, and prints what validation says
     python benchmarks/federated_quality.py score --task thermal       # scores the test splits once, prints the table
+    python benchmarks/federated_quality.py together --task thermal    # the same models' test scores, over all seeds
 
 C-MAPSS' four sets are four plants. The 20,000 thermal pictures go to four plants by class shares from a Dirichlet
 distribution (federated/infrared_solar_all.csv), and each plant's camera has a gain and an offset of its own. Alone and
@@ -326,21 +327,41 @@ def compare(task: Task, split: str, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def together(task: Task, works: Sequence[Path]) -> list[dict[str, Any]]:
+    """Every site's mean marks over seeds on the test split, and the mean gains with one interval over all seeds."""
+    rows = []
+    for site in task.sites:
+        said = {way: [task.said(checkpoint_of(way, site, work), site, "test") for work in works] for way in WAYS}
+        row: dict[str, Any] = {"site": site, "samples": len(said["alone"][0].truth)}
+        row |= {way: round(float(np.mean([task.mark(one) for one in many])), 3) for way, many in said.items()}
+        for other in ("alone", "central"):
+            row[f"personal-{other}"] = paired_over(task, said["personal"], said[other])
+        rows.append(row)
+    return rows
+
+
 def paired(task: Task, ours: Said, theirs: Said) -> tuple[float, float, float]:
     """How much better ours is (points, or per cent of their error), and the interval: bootstrap over units by class."""
-    assert list(ours.unit) == list(theirs.unit)
+    gain, low, high = paired_over(task, [ours], [theirs])
+    return gain, low, high
+
+
+def paired_over(task: Task, ours: Sequence[Said], theirs: Sequence[Said]) -> list[float]:
+    """The mean gain over seeds and its interval; each draw takes the same units of every seed's models."""
+    pairs = list(zip(ours, theirs, strict=True))
+    assert all(list(one.unit) == list(ours[0].unit) for pair in pairs for one in pair)
     rng = np.random.default_rng(0)
-    units, which = np.unique(ours.unit, return_inverse=True)
+    units, which = np.unique(ours[0].unit, return_inverse=True)
     members = [np.flatnonzero(which == number) for number in range(len(units))]
-    strata = ours.truth[[one[0] for one in members]] if task.better > 0 else np.zeros(len(units))
+    strata = ours[0].truth[[one[0] for one in members]] if task.better > 0 else np.zeros(len(units))
     groups = [np.flatnonzero(strata == one) for one in np.unique(strata)]
     found = []
     for _ in range(DRAWS):
         drawn = np.concatenate([rng.choice(group, len(group)) for group in groups])
         index = np.concatenate([members[number] for number in drawn])
-        found.append(_gain(task, _take(ours, index), _take(theirs, index)))
+        found.append(np.mean([_gain(task, _take(mine, index), _take(other, index)) for mine, other in pairs]))
     low, high = np.quantile(found, (0.025, 0.975))
-    return _gain(task, ours, theirs), float(low), float(high)
+    return [float(np.mean([_gain(task, *pair) for pair in pairs])), float(low), float(high)]
 
 
 def _take(said: Said, index: NDArray[np.int64]) -> Said:
@@ -377,7 +398,7 @@ def show(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Parse and go."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("partition", "validate", "score"))
+    parser.add_argument("what", choices=("partition", "validate", "score", "together"))
     parser.add_argument("--task", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
@@ -389,6 +410,10 @@ def main() -> None:
         print(f"{PARTITION}: {sum(1 for _ in csv.reader(PARTITION.open())) - 1} samples")
         return
     for name in options.task:
+        if options.what == "together":
+            rows = together(TASKS[name], [WORK / name / str(seed) for seed in options.seeds])
+            print(f"{name}, seeds {options.seeds}, test\n{show(rows)}", flush=True)
+            continue
         for seed in options.seeds:
             work = WORK / name / str(seed)
             work.mkdir(parents=True, exist_ok=True)
