@@ -148,13 +148,13 @@ def cases(work: Path) -> list[Case]:
     ]
 
 
-def measured(work: Path, rounds: int, port: int) -> str:
-    """Run both ways on both models; return the table."""
+def measured(work: Path, rounds: int, port: int, models: str = "") -> str:
+    """Run both ways on the models that are called so; return the table."""
     lines = [
         "| model | who | up, kB | down, kB | both, kB | share | its own account, kB |",
         "|---|---|---|---|---|---|---|",
     ]
-    for number, case in enumerate(cases(work)):
+    for number, case in enumerate(case for case in cases(work) if models in case.name):
         place = work / f"case-{number}"
         place.mkdir()
         theirs = plain(place / "flower", case, rounds, port + 4 * number + 2)
@@ -229,6 +229,7 @@ def plain(work: Path, case: Case, rounds: int, port: int) -> Relay:
         until_open(port + 1)
         for number in range(len(SITES)):
             node = [flower_program("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{port}"]
+            node += ["--host", "127.0.0.1", "--port", str(port + 500 + number)]
             node += ["--node-config", f"partition-id={number} num-partitions={len(SITES)}"]
             running.start(node, work / f"node-{number}.log")
         app = write_app(work)

@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--task", nargs="+", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=10, help="on the wire")
+    parser.add_argument("--model", default="", help="on the wire: pictures, or life; default: both")
     parser.add_argument("--port", type=int, default=22100, help="the first of eight free ports")
     parser.add_argument("--out", type=Path, help="add the tables to this file, too")
     options = parser.parse_args()
@@ -125,7 +126,7 @@ def main() -> None:
     what, tables = options.what or ["wire", "quality"], []
     if "wire" in what:
         with tempfile.TemporaryDirectory(prefix="edge-sft-bytes-") as scratch:
-            tables.append(bytes_wire.measured(Path(scratch), options.rounds, options.port))
+            tables.append(bytes_wire.measured(Path(scratch), options.rounds, options.port, options.model))
     if "quality" in what:
         tables.append(against_float(options.task, options.seed))
     head = (
