@@ -170,12 +170,14 @@ class World:
         if wait:
             self.until(site, wait)
 
-    def kill(self, name: str) -> None:
-        """Kill -9 a process and all that it started."""
-        for pid in self._family(name):
+    def kill(self, name: str) -> int:
+        """Kill -9 a process and all that it started; return how many there were."""
+        family = self._family(name)
+        for pid in family:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._running[name].wait()
+        return len(family)
 
     def signal_stop(self, name: str) -> None:
         """Stop a process and all that it started, as a machine that hangs."""

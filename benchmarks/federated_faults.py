@@ -1,6 +1,6 @@
 """What becomes of a run when something breaks: real processes, one federation of three plants, one run a fault.
 
-    python benchmarks/federated_faults.py --out benchmarks/results/federated_faults.md   # ten minutes, two cores
+    python benchmarks/federated_faults.py --out benchmarks/results/federated_faults.md   # 19 min, two busy cores
 
 A coordinator (`federate up`: nginx, SuperLink with TLS and node authentication) and three `site run` on loopback learn
 the remaining life of made-up engines by `edge-sft`'s own learner. Biases and head travel, the other layers stay at
@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -27,9 +28,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from faults_world import BROKEN, SITES, World, patiently
+
+from edge_sft.federated import chain, weights_file
 
 ROUNDS, DEADLINE_S = 4, 25
 RECIPE = """
@@ -57,7 +62,7 @@ class Fault:
         name: Of the run.
         what: What was broken, for people.
         control: What the broken site's process is told to do, and in which round.
-        during: What is done to processes while the run goes on; before it, where ``first`` is set.
+        during: What is done to processes while the run goes on; returns what was found at that moment.
         first: Done before the run starts.
         status: What graz is in the record, by round.
         words: What must be said of it, in the record or in the site's log.
@@ -69,7 +74,7 @@ class Fault:
     status: dict[int, str]
     words: str = ""
     control: tuple[str, int] | None = None
-    during: Callable[[World, str], None] | None = None
+    during: Callable[[World, str], str] | None = None
     first: Callable[[World], None] | None = None
     same: bool = False
 
@@ -77,32 +82,36 @@ class Fault:
 # ---- what is done to processes
 
 
-def site_killed(world: World, _: str) -> None:
+def site_killed(world: World, name: str) -> str:
     """Kill -9 graz' site and all its processes with round 2's update learnt and not sent; start it again."""
     world.wait_held()
-    world.kill(BROKEN)
+    count = world.kill(BROKEN)
+    found = f"{count} processes; the record had {len(world.rounds(name))} rounds"
     world.release()
     world.serve(BROKEN)
+    return found
 
 
-def coordinator_killed(world: World, name: str) -> None:
+def coordinator_killed(world: World, name: str) -> str:
     """Kill -9 everything of the coordinator with round 3 under way; start it again, go on with the run."""
     world.wait_held()
-    world.kill("watch")
-    world.kill("up")
+    count = world.kill("watch") + world.kill("up")
+    found = f"{count} processes; the record had {len(world.rounds(name))} rounds"
     world.release()
     time.sleep(3)
     world.up()
     world.watch(name)
+    return found
 
 
-def paused(world: World, _: str) -> None:
+def paused(world: World, _: str) -> str:
     """Stop graz (SIGSTOP) in round 2 until round 3 is asked for; let it go on."""
     world.wait_held()
     world.signal_stop(BROKEN)
     world.release()
     patiently(lambda: len(world.rounds("paused")) >= 2, "round 2 without the paused site", DEADLINE_S + 60)
     world.signal_continue(BROKEN)
+    return f"let go on when the record had {len(world.rounds('paused'))} rounds"
 
 
 def clock(shift: str) -> Callable[[World], None]:
@@ -166,6 +175,15 @@ FAULTS = (
 # ---- what came of it
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a site holds of a run: tensors by name that never left it, and how many values it owes of how many."""
+
+    private: tuple[str, ...] = ()
+    owed: int = 0
+    residual: int = 0
+
+
 @dataclass
 class Outcome:
     """What the files say of one run."""
@@ -176,8 +194,9 @@ class Outcome:
     said: str
     digests: dict[str, str]
     seconds: float
-    residuals: int
-    private: int
+    found: str
+    kept: dict[str, Kept]
+    chains: dict[str, str]
 
     def story(self) -> str:
         """Tell what the record says of graz and of the others, round by round."""
@@ -205,9 +224,26 @@ class Outcome:
                 )
         if self.fault.words and self.fault.words not in self.story() + self.said:
             found.append(f"nobody said '{self.fault.words}'")
-        if self.fault.same and self.digests != wanted:
+        if self.fault.same and (self.digests != wanted or set(wanted) != {"global", *SITES}):
             found.append("the final models are not the undisturbed run's")
+        found += [f"the chain of {name}: {broken}" for name, broken in self.chains.items() if broken]
+        for site in (name for name in SITES if self.last(name) == "ok"):
+            kept = self.kept[site]
+            found += [] if kept.private and kept.owed else [f"{site} holds no private layers or owes nothing"]
         return found
+
+    def last(self, site: str) -> str:
+        """Return what a site was in the last round."""
+        return str(self.rows[-1]["sites"].get(site, {}).get("status", "")) if self.rows else ""
+
+    def back(self) -> str:
+        """Say in which round graz was in again after the one in which it was not."""
+        good = [row["round"] for row in self.rows if row["sites"].get(BROKEN, {}).get("status") == "ok"]
+        missed = [row["round"] for row in self.rows if row["round"] not in good]
+        if not missed:
+            return "in every round"
+        again = [number for number in good if number > missed[0]]
+        return f"missed round {missed[0]}, back in round {again[0]}" if again else "never in"
 
 
 def go(world: World, fault: Fault) -> Outcome:
@@ -221,11 +257,11 @@ def go(world: World, fault: Fault) -> Outcome:
         time.sleep(10)
     world.control(fault.name, *(fault.control or ("", 0)))
     world.watch(fault.name)
-    if fault.during:
-        fault.during(world, fault.name)
+    found = fault.during(world, fault.name) if fault.during else ""
     ended = world.finish(fault.name)
     said = log.read_bytes()[before:].decode(errors="replace")
-    kept = world.folder / BROKEN / "runs" / fault.name
+    ledgers = {site: world.folder / site / "ledger.jsonl" for site in SITES}
+    chains = ledgers | {"the record": world.run_folder(fault.name) / "rounds.jsonl"}
     return Outcome(
         fault,
         world.rounds(fault.name),
@@ -233,8 +269,20 @@ def go(world: World, fault: Fault) -> Outcome:
         said,
         digests(world, fault.name),
         time.monotonic() - began,
-        *(len(list(kept.glob(f"{kind}*.safetensors"))) for kind in ("residual", "private")),
+        found,
+        {site: kept_at(world.folder / site / "runs" / fault.name) for site in SITES},
+        {name: chain.check(path).broken for name, path in chains.items()},
     )
+
+
+def kept_at(folder: Path) -> Kept:
+    """Read what a site keeps after the last round."""
+    private, residual = (folder / f"{kind}-{ROUNDS}.safetensors" for kind in ("private", "residual"))
+    if not private.exists() or not residual.exists():
+        return Kept()
+    owed = weights_file.read(residual)[0].values()
+    values = np.concatenate([array.ravel() for array in owed])
+    return Kept(tuple(sorted(weights_file.read(private)[0])), int(np.count_nonzero(values)), values.size)
 
 
 def digests(world: World, name: str) -> dict[str, str]:
@@ -253,20 +301,37 @@ def last_words(outcome: Outcome) -> str:
 def table(outcomes: list[Outcome]) -> str:
     """Return the Markdown tables."""
     wanted = outcomes[0].digests
-    lines = ["| broken | the record | graz' own log | end | kept? |", "|---|---|---|---|---|"]
+    lines = ["| broken | the record | graz | graz' own log | end | kept? |", "|---|---|---|---|---|---|"]
     for one in outcomes:
         problems = one.problems(wanted)
         kept = f"**NO: {'; '.join(problems)}**" if problems else "yes"
-        lines.append(
-            f"| {one.fault.what} | {one.story()} | {last_words(one)} | {one.ended}, {one.seconds:.0f} s | {kept} |"
-        )
+        what = one.fault.what + (f" ({one.found})" if one.found else "")
+        cells = [what, one.story(), one.back(), last_words(one), f"{one.ended}, {one.seconds:.0f} s", kept]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "SHA-256 of what the runs ended with:", ""]
-    lines += ["| run | global | " + " | ".join(SITES) + " | private / residual files at graz |"]
+    lines += ["| run | global | " + " | ".join(SITES) + " | graz: private tensors, values owed after the last round |"]
     lines += ["|---|---|" + "---|" * (len(SITES) + 1)]
     for one in outcomes:
         cells = [one.digests.get(key, "–")[:12] for key in ("global", *SITES)]
-        lines.append(f"| {one.fault.name} | {' | '.join(cells)} | {one.private} / {one.residuals} |")
-    return "\n".join(lines)
+        kept = one.kept[BROKEN]
+        held = f"{len(kept.private)}, {kept.owed} of {kept.residual}" if kept.private else "–"
+        lines.append(f"| {one.fault.name} | {' | '.join(cells)} | {held} |")
+    return "\n".join([*lines, "", *notes(outcomes)])
+
+
+def notes(outcomes: list[Outcome]) -> list[str]:
+    """Say which layers stayed, which runs ended alike and which chains held."""
+    kinds = sorted({re.sub(r"\d+", "*", name) for name in outcomes[0].kept[BROKEN].private})
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for one in outcomes:
+        alike.setdefault(tuple(sorted(one.digests.items())), []).append(one.fault.name)
+    checks = sum(len(one.chains) for one in outcomes)
+    broken = sum(bool(words) for one in outcomes for words in one.chains.values())
+    return [
+        f"Private layers, never sent: {', '.join(f'`{kind}`' for kind in kinds)}.",
+        f"Runs that ended with the same bytes everywhere: {'; '.join(', '.join(names) for names in alike.values())}.",
+        f"Hash chains checked (the record and each site's ledger, after each run): {checks}, broken: {broken}.",
+    ]
 
 
 def main() -> None:
@@ -290,9 +355,10 @@ def main() -> None:
                 world.control("", "", 0)
     text = (
         f"# What becomes of a run when something breaks\n\n"
-        f"`python benchmarks/federated_faults.py {' '.join(options.only)}`  \n"
+        f"`python benchmarks/federated_faults.py {' '.join(sys.argv[1:])}`  \n"
         f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {platform.machine()}, {os.cpu_count()} cores, Flower "
-        f"{version('flwr')}, PyTorch {version('torch')}; {time.monotonic() - began:.0f} s\n\n{table(outcomes)}\n"
+        f"{version('flwr')}, PyTorch {version('torch')}; {time.monotonic() - began:.0f} s, "
+        f"at a load of {os.getloadavg()[2]:.1f} (mean of the last 15 min)\n\n{table(outcomes)}\n"
     )
     print(f"\n{text}")
     if options.out:
