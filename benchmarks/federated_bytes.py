@@ -4,13 +4,14 @@
     python benchmarks/federated_bytes.py quality --task turbofans    # rounds with and without compression
     python benchmarks/federated_bytes.py                             # both
 
-wire      Two plants, the same learner on both sides. Ours: `federate run` behind nginx and TLS, every default, and all
-          that a run has: greeting, starting weights, rounds, final models. Theirs: a SuperLink and SuperNodes, FedAvg,
-          the float32 weights as an ArrayRecord, no evaluation by the clients (Flower's default sends the weights once
-          more for it). Everything goes through a relay that counts what passes, chatter and TLS included.
+wire      Two plants, the same learner on both sides. Ours: `federate run` behind nginx and TLS, and all that a run has:
+          greeting, starting weights, rounds, final models (two steps a round: bytes do not depend on them). Theirs: a
+          SuperLink and SuperNodes, FedAvg, the float32 weights as an ArrayRecord; as it comes, where each site evaluates
+          the weights of each round as ours do (ours in the same message), and without. Everything goes through a relay
+          that counts what passes, chatter and TLS included.
 quality   The rounds of federated_quality.py, whose int8 models are used where they are there already, against the same
-          rounds with `compression = "none"`, which is FedAvg in float32. The global models are compared picture by
-          picture (machine by machine) on the validation split, with the 95 % interval by bootstrap.
+          rounds with `compression = "none"`: Flower's own average of float32 updates. The global models are compared
+          picture by picture (machine by machine) on the validation split, with the 95 % interval by bootstrap.
 """
 
 from __future__ import annotations
