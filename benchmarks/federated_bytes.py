@@ -6,7 +6,7 @@
 
 wire      Two plants, the same learner on both sides. Ours: `federate run` behind nginx and TLS, and all that a run has:
           greeting, starting weights, rounds, final models (two steps a round: bytes do not depend on them). Theirs: a
-          SuperLink and SuperNodes, FedAvg, the float32 weights as an ArrayRecord; as it comes, where each site evaluates
+          SuperLink and SuperNodes, FedAvg, float32 weights as an ArrayRecord; as it comes, where each site evaluates
           the weights of each round as ours do (ours in the same message), and without. Everything goes through a relay
           that counts what passes, chatter and TLS included.
 quality   The rounds of federated_quality.py, whose int8 models are used where they are there already, against the same
