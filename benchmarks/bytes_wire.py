@@ -252,7 +252,7 @@ def plain(work: Path, case: Case, rounds: int, port: int, evaluate: float) -> Re
         (home / "config.toml").write_text(text)
         before = relay.up, relay.down
         command = [flower_program("flwr"), "run", str(app), "q", "--stream", "--run-config", told_app]
-        done = subprocess.run(command, env=running.env, capture_output=True, text=True, check=False, timeout=500)
+        done = subprocess.run(command, env=running.env, capture_output=True, text=True, check=False, timeout=1500)
         finished = out.read_text().count("round") if out.exists() else 0
         if finished != rounds:
             raise SystemExit(f"Flower's run ended after {finished} rounds:\n{done.stdout}{done.stderr}")
