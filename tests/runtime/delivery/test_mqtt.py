@@ -62,8 +62,9 @@ def test_it_comes_back_after_the_broker_was_killed_and_subscribes_again(mosquitt
     broker = mosquitto()
     got, connections = [], []
     with caplog.at_level(logging.INFO, logger="edge_sft.runtime.mqtt"):
-        with MqttLink(settings(broker.port), client_id="a") as link:
-            link.on_connected(lambda: connections.append(link.session))
+        link = MqttLink(settings(broker.port), client_id="a")
+        link.on_connected(lambda: connections.append(link.session))  # before it can be connected
+        with link:
             link.subscribe("x", lambda _, payload: got.append(payload))
             link.wait_connected(20)
             assert link.last_error is None
