@@ -107,10 +107,10 @@ class Case:
     steps: int
 
 
-def cases(work: Path, short: bool) -> list[Case]:
+def cases(work: Path, short: bool, steps: int) -> list[Case]:
     """Write the recipes and what they read. The defaults are 15 steps a round (remaining life) and, for so many
     pictures, 24: fewer make what federation adds weigh more."""
-    life, picture = (4, 2) if short else (12, 4)
+    life, picture = (4, 2) if short else (12, 3)
     (work / "turbofan").mkdir(parents=True)
     loaded("turbofan").prepare(DATA / "cmapss", "FD001", work / "turbofan" / "engines")
     text = (HERE.parent / "examples" / "turbofan_plants" / "recipe.toml").read_text().partition("[federated]")[0]
@@ -121,10 +121,10 @@ def cases(work: Path, short: bool) -> list[Case]:
     init = [*overhead_deployed.EDGE_SFT, "init", str(DATA / "neu_det")]
     subprocess.run(init, cwd=work / "steel", check=True, capture_output=True)
     steel = work / "steel" / "recipe.toml"
-    steel.write_text(f"{steel.read_text().replace('size = 192', 'size = 64')}\n{section(picture, 6)}")
+    steel.write_text(f"{steel.read_text().replace('size = 192', 'size = 64')}\n{section(picture, steps)}")
     return [
         Case("remaining life (C-MAPSS FD001)", turbofan, "group", life, 15),
-        Case("pictures (neu_det, 64 px)", steel, "dirichlet(100)", picture, 6),
+        Case("pictures (neu_det, 64 px)", steel, "dirichlet(100)", picture, steps),
     ]
 
 
@@ -253,6 +253,8 @@ def main() -> None:
     parser.add_argument("what", nargs="*", help="plain, ray, deployed; default: all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=24, help="of a round with pictures")
+    parser.add_argument("--model", default="", help="plain: pictures, or life; default: both")
     parser.add_argument("--short", action="store_true", help="few rounds: does it run?")
     parser.add_argument("--port", type=int, default=20700, help="the first of six free ports for what is deployed")
     options = parser.parse_args()
@@ -267,9 +269,10 @@ def main() -> None:
     tables = []
     with tempfile.TemporaryDirectory(prefix="edge-sft-overhead-") as scratch:
         work = Path(scratch)
-        found = cases(work, options.short)
+        found = cases(work, options.short, options.steps)
         if "plain" in what:
-            tables.append(against_plain(found, work, options.repeats))
+            chosen = [case for case in found if options.model in case.name]
+            tables.append(against_plain(chosen, work, options.repeats))
         if "ray" in what:
             tables.append(against_ray(found[0], work, max(1, options.repeats // 2), options.threads))
         if "deployed" in what:
