@@ -67,6 +67,29 @@ class Sample:
     fault: str | None = None
 
 
+class Mark(BaseModel):
+    """Where something is: a region of an anomaly map, a detected object, a segmented part.
+
+    All lengths are in pixels of the frame as the camera gave it, from its upper left corner; areas and lengths in
+    millimetres are there where the recipe has a scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str | None = Field(default=None, description="what it is; absent for an anomaly")
+    score: float = Field(ge=0, description="probability; of an anomaly the peak against the threshold")
+    left: float
+    top: float
+    right: float
+    bottom: float
+    area_px: float | None = Field(default=None, ge=0, description="pixels that belong to it")
+    area_mm2: float | None = Field(default=None, ge=0)
+    length_mm: float | None = Field(default=None, ge=0, description="longest extent")
+
+
+MOST_MARKS = 100  # in one message, the highest scores
+
+
 @dataclass(frozen=True)
 class Decision:
     """What the policy made of a model's outputs.
@@ -82,6 +105,7 @@ class Decision:
         low: Lower end of its interval.
         high: Upper end of its interval.
         channels: For an anomaly, the channels it comes from with their shares, largest first.
+        marks: Where it is, highest score first; None where the kind of model does not tell.
     """
 
     verdict: Verdict
@@ -93,6 +117,7 @@ class Decision:
     low: float | None = None
     high: float | None = None
     channels: dict[str, float] | None = None
+    marks: tuple[Mark, ...] | None = None
 
 
 class ModelIdentity(BaseModel):
@@ -130,6 +155,10 @@ class Prediction(BaseModel):
     low: float | None = Field(default=None, description="lower end of the estimate's interval")
     high: float | None = Field(default=None, description="upper end of the estimate's interval")
     channels: dict[str, float] | None = Field(default=None, description="shares of an anomaly by channel")
+    marks: tuple[Mark, ...] | None = Field(
+        default=None, max_length=MOST_MARKS, description="where it is, highest score first"
+    )
+    marks_found: int | None = Field(default=None, ge=0, description="how many there were, where not all are listed")
     reason: str | None = Field(default=None, description="why uncertain or no_decision")
     model: ModelIdentity | None = None
     policy_version: str | None = None

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from edge_sft import strict_toml
 from edge_sft.federated_section import FederatedSection
-from edge_sft.preprocess import IgnoreBox, Preprocess
+from edge_sft.preprocess import IgnoreBox, Preprocess, Tiles
 from edge_sft.profile import VariantName
+from edge_sft.vision_sections import AnomalySection, DetectionSection, SegmentationSection
 
 HUGGING_FACE = "hf:"  # what a backbone begins with that is a local directory as Hugging Face's libraries save it
 
@@ -21,12 +22,37 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TaskSection(_Section):
-    """What is to be told apart. ``ok`` names the labels that mean a good part; empty = all (sorting)."""
+PictureKind = Literal["classification", "anomaly", "detection", "segmentation"]
+Layout = Literal["auto", "folders", "manifest", "mvtec", "visa", "btad", "coco", "yolo", "voc", "masks"]
+BACKGROUND = "background"  # the first label of a segmentation's outputs
 
-    kind: Literal["classification"] = "classification"
-    labels: tuple[str, ...] = Field(min_length=2)
+
+class TaskSection(_Section):
+    """What is to be told apart, or found.
+
+    ``labels`` are those of the pictures; of detection and segmentation those of what is marked in them (a picture
+    without any is good). ``ok`` names the labels that mean a good part: empty = all (sorting) in classification, none
+    in detection and segmentation; anomaly detection learns from pictures with these labels and no others.
+    """
+
+    kind: PictureKind = "classification"
+    labels: tuple[str, ...] = Field(min_length=1)
     ok: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskSection:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("task.labels must be distinct")
+        unknown = [label for label in self.ok if label not in self.labels]
+        if unknown:
+            raise ValueError(f"task.ok names {unknown}, which are not among task.labels {list(self.labels)}")
+        if self.kind == "classification" and len(self.labels) < 2:
+            raise ValueError("classification tells at least two labels apart")
+        if self.kind == "anomaly" and not self.ok:
+            raise ValueError('anomaly detection learns from good pictures: name their label, for example ok = ["good"]')
+        if self.kind == "segmentation" and BACKGROUND in self.labels:
+            raise ValueError(f"'{BACKGROUND}' is what is not marked: name only what is")
+        return self
 
 
 class SplitSection(_Section):
@@ -45,15 +71,23 @@ class SplitSection(_Section):
 
 
 class DataSection(_Section):
-    """Where the pictures are: a folder of class folders, or a CSV/JSONL manifest (``path``, ``label``, …)."""
+    """Where the pictures are: a folder of class folders, or a CSV/JSONL manifest (``path``, ``label``, …).
+
+    ``layout`` says how a folder is to be read; ``auto`` takes a manifest where one is given, else looks.
+    ``annotations`` is a COCO file or a folder of COCO files, of VOC's XML or of YOLO's text files, where they do not
+    lie where their format has them; ``masks`` a folder that mirrors the pictures' with a mask for each with a defect.
+    """
 
     path: str
     manifest: str | None = None
+    layout: Layout = "auto"
+    annotations: str | None = None
+    masks: str | None = None
     split: SplitSection = SplitSection()
 
 
 class ImageSection(_Section):
-    """Geometry of what the model sees."""
+    """Geometry of what the model sees. ``tiles`` cuts large pictures, and ``size`` is then a tile's."""
 
     size: int | tuple[int, int] = 224
     fit: Literal["stretch", "pad", "crop"] = "stretch"
@@ -61,6 +95,8 @@ class ImageSection(_Section):
     ignore: tuple[IgnoreBox, ...] = ()
     grey: bool = False
     depth_range: tuple[int, int] | None = None
+    tiles: Tiles | None = None
+    mm_per_pixel: float | None = Field(default=None, gt=0, description="of the frame as the camera gives it")
 
     @model_validator(mode="after")
     def _consistent(self) -> ImageSection:
@@ -78,6 +114,8 @@ class ImageSection(_Section):
             ignore=self.ignore,
             grey=self.grey,
             depth_range=self.depth_range,
+            tiles=self.tiles,
+            mm_per_pixel=self.mm_per_pixel,
         )
 
 
@@ -137,6 +175,11 @@ class PolicySection(_Section):
     overkill_cost: float = Field(default=1.0, ge=0, description="cost of a good part scrapped")
     prevalence: float | None = Field(default=None, gt=0, lt=1, description="share of defects on the line")
     max_escape_rate: float | None = Field(default=None, gt=0, lt=1)
+    false_reject_rate: float | None = Field(
+        default=None, gt=0, lt=1, description="share of good parts that may be rejected; goes before the costs"
+    )
+    min_area_mm2: float | None = Field(default=None, gt=0, description="smaller marks are no defect")
+    min_length_mm: float | None = Field(default=None, gt=0, description="shorter marks are no defect")
     deadline_ms: float | None = Field(default=None, gt=0)
 
 
@@ -171,19 +214,42 @@ class Recipe(_Section):
     train: TrainSection = TrainSection()
     policy: PolicySection = PolicySection()
     export: ExportSection = ExportSection()
+    anomaly: AnomalySection = AnomalySection()
+    detection: DetectionSection = DetectionSection()
+    segmentation: SegmentationSection = SegmentationSection()
     federated: FederatedSection | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        labels = self.task.labels
-        if len(set(labels)) != len(labels):
-            raise ValueError("task.labels must be distinct")
-        unknown = [label for label in self.task.ok if label not in labels]
-        if unknown:
-            raise ValueError(f"task.ok names {unknown}, which are not among task.labels {list(labels)}")
+        labels, kind = self.task.labels, self.task.kind
+        self._only_for_its_kind()
+        if kind != "classification":
+            if self.federated is not None:
+                raise ValueError(f"[federated] trains classification of pictures, not {kind}: take the section out")
+            if self.policy.max_escape_rate is not None:
+                raise ValueError(f"policy.max_escape_rate is for classification, the task is {kind}")
+        sized = self.policy.min_area_mm2, self.policy.min_length_mm
+        if sized != (None, None) and self.image.mm_per_pixel is None:
+            raise ValueError("policy.min_area_mm2 and min_length_mm need image.mm_per_pixel")
         if self.policy.max_escape_rate is not None and (not self.task.ok or len(self.task.ok) == len(labels)):
             raise ValueError("policy.max_escape_rate needs at least one good and one defect label: set task.ok")
         return self
+
+    def _only_for_its_kind(self) -> None:
+        """Refuse what would be ignored: a section of another kind, tiles where one tile must tell all."""
+        kind = self.task.kind
+        for name in ("anomaly", "detection", "segmentation"):
+            if name in self.model_fields_set and name != kind:
+                raise ValueError(f"[{name}] has no effect: the task's kind is {kind}. Take it out")
+        if kind == "classification":
+            meant = {
+                "image.tiles": self.image.tiles,
+                "image.mm_per_pixel": self.image.mm_per_pixel,
+                "policy.false_reject_rate": self.policy.false_reject_rate,
+            }
+            found = [name for name, value in meant.items() if value is not None]
+            if found:
+                raise ValueError(f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'} not for classification")
 
     @property
     def ok_labels(self) -> tuple[str, ...]:
@@ -202,7 +268,14 @@ def load(path: Path) -> Recipe:
     data = recipe.data.model_copy(
         update={
             "path": str(here / recipe.data.path),
-            "manifest": None if recipe.data.manifest is None else str(here / recipe.data.manifest),
+            **{
+                name: None if value is None else str(here / value)
+                for name, value in (
+                    ("manifest", recipe.data.manifest),
+                    ("annotations", recipe.data.annotations),
+                    ("masks", recipe.data.masks),
+                )
+            },
         }
     )
     model = recipe.model

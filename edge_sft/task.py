@@ -11,13 +11,17 @@ Modality = Literal["image", "window"]
 
 
 class TensorSpec(BaseModel):
-    """Name, dtype and shape of one graph input or output; ``-1`` is the batch, the only dynamic axis."""
+    """Name, dtype and shape of one graph input or output; ``-1`` is the batch, the only dynamic axis.
+
+    An input with a ``default`` may be left out: the graph then takes the values that the bundle brings.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
     dtype: Literal["uint8", "int32", "int64", "float16", "float32"]
     shape: tuple[int, ...]
+    default: bool = False
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Tell whether an array of this shape may be fed (``-1`` takes any size ≥ 1)."""
@@ -31,8 +35,8 @@ class Task(BaseModel):
 
     ``labels`` are in the order of the model's outputs; regression and anomaly detection have none. ``ok_labels``
     name those that mean a good part (a healthy machine); where none of the labels means a defect (sorting by type),
-    ``ok_labels`` holds them all. ``quantiles`` are the levels of a regression's ``quantiles`` output, ``unit`` is
-    what its ``value`` counts (cycles, hours).
+    ``ok_labels`` holds them all. The first label of a segmentation is the background, and good. ``quantiles`` are the
+    levels of a regression's ``quantiles`` output, ``unit`` is what its ``value`` counts (cycles, hours).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,8 +72,72 @@ def image_classification(labels: tuple[str, ...], ok_labels: tuple[str, ...], he
         modality="image",
         labels=labels,
         ok_labels=ok_labels,
-        inputs=(TensorSpec(name="image", dtype="uint8", shape=(-1, height, width, 3)),),
+        inputs=(_picture(height, width),),
         outputs=(TensorSpec(name="probabilities", dtype="float32", shape=(-1, len(labels))),),
+    )
+
+
+def _picture(height: int, width: int) -> TensorSpec:
+    return TensorSpec(name="image", dtype="uint8", shape=(-1, height, width, 3))
+
+
+def image_anomaly(
+    height: int, width: int, *, places: tuple[int, int], features: int, bank: tuple[int, int] | None
+) -> Task:
+    """Describe anomaly detection on pictures.
+
+    ``image`` uint8 [N,H,W,3] (and ``bank`` float32 [M,D], which has a default) → ``score`` float32 [N],
+    ``anomaly_map`` float32 [N,h,w] in the score's unit and, where there is a bank, ``features`` float32 [N,P,E]:
+    what `edge-sft commission` makes a bank of.
+
+    Args:
+        height: H.
+        width: W.
+        places: (h, w) of the map.
+        features: E, numbers of one row of ``features``; there are P = h·w rows and one more for the whole picture.
+        bank: (M, D), or None for a method that keeps none.
+    """
+    inputs = [_picture(height, width)]
+    outputs = [
+        TensorSpec(name="score", dtype="float32", shape=(-1,)),
+        TensorSpec(name="anomaly_map", dtype="float32", shape=(-1, *places)),
+    ]
+    if bank is not None:
+        inputs.append(TensorSpec(name="bank", dtype="float32", shape=bank, default=True))
+        rows = places[0] * places[1] + 1
+        outputs.append(TensorSpec(name="features", dtype="float32", shape=(-1, rows, features)))
+    return Task(kind="anomaly", modality="image", inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def image_detection(labels: tuple[str, ...], ok_labels: tuple[str, ...], height: int, width: int, most: int) -> Task:
+    """Describe detection: ``image`` → ``boxes`` float32 [N,M,4] xyxy in input pixels, ``scores`` [N,M], ``labels``
+    int32 [N,M] (positions in ``labels``); rows are in falling order of score and padded with score 0.
+    """
+    return Task(
+        kind="detection",
+        modality="image",
+        labels=labels,
+        ok_labels=ok_labels,
+        inputs=(_picture(height, width),),
+        outputs=(
+            TensorSpec(name="boxes", dtype="float32", shape=(-1, most, 4)),
+            TensorSpec(name="scores", dtype="float32", shape=(-1, most)),
+            TensorSpec(name="labels", dtype="int32", shape=(-1, most)),
+        ),
+    )
+
+
+def image_segmentation(
+    labels: tuple[str, ...], ok_labels: tuple[str, ...], height: int, width: int, places: tuple[int, int]
+) -> Task:
+    """Describe segmentation: ``image`` → ``probabilities`` float32 [N,K,h,w]; label 0 is the background, and good."""
+    return Task(
+        kind="segmentation",
+        modality="image",
+        labels=labels,
+        ok_labels=ok_labels,
+        inputs=(_picture(height, width),),
+        outputs=(TensorSpec(name="probabilities", dtype="float32", shape=(-1, len(labels), *places)),),
     )
 
 

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from edge_sft.data.truth import Truth
+
 SplitName = Literal["train", "val", "test"]
 
 
@@ -27,6 +29,7 @@ class Item:
         weight: Weight of this sample in training and metrics.
         given_group: The group as the data's owner gave it (manifest column or regex); ``group`` may be wider,
             because near-duplicates are joined to it.
+        truth: What is marked in it; None where nobody said, and for classification.
     """
 
     id: str
@@ -38,6 +41,7 @@ class Item:
     part_id: str | None = None
     weight: float = 1.0
     given_group: str | None = None
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)
@@ -115,5 +119,7 @@ class Dataset:
 
 
 def _fingerprint(items: Iterable[Item]) -> str:
-    lines = sorted(f"{item.sha256} {item.split} {item.label}" for item in items)
+    lines = sorted(
+        f"{item.sha256} {item.split} {item.label}" + (f" {item.truth.digest}" if item.truth else "") for item in items
+    )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

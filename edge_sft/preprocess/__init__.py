@@ -7,6 +7,7 @@ lives in the graph.
 from edge_sft.preprocess.images import (
     IgnoreBox,
     Preprocess,
+    Tiles,
     decode_image,
     encoded_tensor,
     image_tensor,
@@ -25,6 +26,7 @@ __all__ = [
     "IgnoreBox",
     "OrderTracking",
     "Preprocess",
+    "Tiles",
     "Windowing",
     "decode_image",
     "encoded_tensor",

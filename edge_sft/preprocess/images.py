@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edge_sft.errors import DataError, DeviceError
+from edge_sft.errors import BugError, DataError, DeviceError
 from edge_sft.preprocess.jpeg import SCALES, JpegHeader, jpeg_header
 from edge_sft.preprocess.sizing import LIMIT_BYTES, require_decodable
 
@@ -27,12 +27,31 @@ class IgnoreBox(BaseModel):
     bottom: float = Field(gt=0, le=1)
 
 
+# With tiles, they are multiples of this long and begin at multiples of it: cells of all maps, up to a stride of 32,
+# then coincide.
+TILE_STEP = 32
+
+
+class Tiles(BaseModel):
+    """How a large picture is cut into tiles of the model's size.
+
+    ``overlap`` is in pixels of a tile and should be larger than the smallest defect; ``scale`` shrinks the picture
+    before it is cut (1 = every pixel counts).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    overlap: int = Field(default=32, ge=0, le=1024)
+    scale: float = Field(default=1.0, gt=0, le=1)
+
+
 class Preprocess(BaseModel):
     """What `image_tensor` does to a frame; frozen, part of the checkpoint and the bundle.
 
     ``roi`` is (left, top, right, bottom) in fractions of the frame. ``fit`` says what happens to the aspect
     ratio: ``stretch`` ignores it, ``pad`` keeps it with grey borders, ``crop`` keeps it and cuts the edges.
-    ``depth_range`` maps 16-bit frames linearly to 0–255; without it the full 0–65535 is used.
+    ``depth_range`` maps 16-bit frames linearly to 0–255; without it the full 0–65535 is used. With ``tiles`` height
+    and width are a tile's, and ``fit`` has no effect. ``mm_per_pixel`` is the frame's, for marks in millimetres.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +64,8 @@ class Preprocess(BaseModel):
     ignore: tuple[IgnoreBox, ...] = ()
     grey: bool = False
     depth_range: tuple[int, int] | None = None
+    tiles: Tiles | None = None
+    mm_per_pixel: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Preprocess:
@@ -58,6 +79,11 @@ class Preprocess(BaseModel):
             raise ValueError("depth_range must be [low, high] with low < high")
         if any(box.left >= box.right or box.top >= box.bottom for box in self.ignore):
             raise ValueError("an ignore box needs left < right and top < bottom")
+        if self.tiles is not None:
+            if 2 * self.tiles.overlap > min(self.height, self.width):
+                raise ValueError("tiles.overlap must be at most half of a tile")
+            if self.height % TILE_STEP or self.width % TILE_STEP:
+                raise ValueError(f"with tiles, size must be a multiple of {TILE_STEP}")
         return self
 
 
@@ -77,6 +103,13 @@ def image_tensor(frame: NDArray[Any], spec: Preprocess) -> NDArray[np.uint8]:
     Raises:
         DataError: Empty frame, unsupported dtype or number of channels.
     """
+    if spec.tiles is not None:
+        raise BugError("image_tensor", "was given a picture that is cut into tiles", "Please report it.")
+    return finished(fitted(region(frame, spec), spec))
+
+
+def region(frame: NDArray[Any], spec: Preprocess) -> NDArray[np.uint8]:
+    """Cut the region of interest out of a frame, eight bits, [H, W] or [H, W, 3]; the first half of `image_tensor`."""
     import cv2
 
     image = _colour_or_grey(_eight_bits(frame, spec.depth_range))
@@ -88,7 +121,13 @@ def image_tensor(frame: NDArray[Any], spec: Preprocess) -> NDArray[np.uint8]:
             _cut(image, (box.left, box.top, box.right, box.bottom))[...] = _GREY
     if spec.grey and image.ndim == 3:
         image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-    image = _fit(image, spec)
+    return image
+
+
+def finished(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image [H, W] or [H, W, 3] as the model takes it: three channels, C-contiguous."""
+    import cv2
+
     if image.ndim == 2:  # grey goes through the geometry as one channel, a third of the work
         image = np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
     return np.ascontiguousarray(image, dtype=np.uint8)
@@ -117,10 +156,24 @@ def encoded_tensor(content: bytes, spec: Preprocess, *, source: str) -> NDArray[
     Raises:
         DataError: No picture that OpenCV decodes.
     """
+    return image_tensor(decode_for(content, spec, source=source)[0], spec)
+
+
+def decode_for(content: bytes, spec: Preprocess, *, source: str) -> tuple[NDArray[Any], tuple[int, int]]:
+    """Decode a picture no larger than a model needs it; also return the (height, width) that it has.
+
+    Raises:
+        DataError: No picture that OpenCV decodes.
+    """
     header = jpeg_header(content)
     scale = 1 if header is None else _decoding_scale(header, spec)
     grey = header is not None and header.components == 1
-    return image_tensor(decode_image(content, source=source, scale=scale, grey=grey), spec)
+    frame = decode_image(content, source=source, scale=scale, grey=grey)
+    if scale == 1 or header is None:
+        return frame, (frame.shape[0], frame.shape[1])
+    # a header may count rows and columns before the picture is turned: the frame tells which way it lies
+    height, width = min(header.sizes, key=lambda size: abs(size[0] / size[1] - frame.shape[0] / frame.shape[1]))
+    return frame, (int(height), int(width))
 
 
 def read_encoded(path: Path) -> bytes:
@@ -141,9 +194,14 @@ def _decoding_scale(header: JpegHeader, spec: Preprocess) -> int:
         return 1
     left, top, right, bottom = spec.roi or (0.0, 0.0, 1.0, 1.0)
     ratios = []
+    rows: float
+    columns: float
     for height, width in header.sizes:
         inside = (bottom - top) * height, (right - left) * width
-        rows, columns = _target(*inside, spec)
+        if spec.tiles is None:
+            rows, columns = fitted_size(*inside, spec)
+        else:
+            rows, columns = max(1.0, inside[0] * spec.tiles.scale), max(1.0, inside[1] * spec.tiles.scale)
         ratios.append(min(inside[0] / rows, inside[1] / columns))
     return next((scale for scale in SCALES if scale <= min(ratios)), 1)
 
@@ -209,29 +267,36 @@ def _colour_or_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _cut(image: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
-    height, width = image.shape[:2]
-    left, top = int(box[0] * width), int(box[1] * height)
-    right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
+    left, top, right, bottom = region_box(image.shape[0], image.shape[1], box)
     return image[top:bottom, left:right]
 
 
-def _fit(image: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
+def region_box(height: int, width: int, box: tuple[float, float, float, float] | None) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom in pixels of a box in fractions; of None the whole."""
+    if box is None:
+        return 0, 0, width, height
+    left, top = int(box[0] * width), int(box[1] * height)
+    return left, top, max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
+
+
+def fitted(image: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:
+    """Bring a region of interest to the model's size, as `Preprocess.fit` says."""
     height, width = image.shape[:2]
     if spec.fit == "stretch":
-        return _resize(image, spec.width, spec.height)
-    new_height, new_width = _target(height, width, spec)
-    resized = _resize(image, new_width, new_height)
+        return resized(image, spec.width, spec.height)
+    new_height, new_width = fitted_size(height, width, spec)
+    image = resized(image, new_width, new_height)
     if spec.fit == "crop":
         top, left = (new_height - spec.height) // 2, (new_width - spec.width) // 2
-        return resized[top : top + spec.height, left : left + spec.width]
+        return image[top : top + spec.height, left : left + spec.width]
     canvas = np.full((spec.height, spec.width, *image.shape[2:]), _GREY, dtype=np.uint8)
     top, left = (spec.height - new_height) // 2, (spec.width - new_width) // 2
-    canvas[top : top + new_height, left : left + new_width] = resized
+    canvas[top : top + new_height, left : left + new_width] = image
     return canvas
 
 
-def _target(height: float, width: float, spec: Preprocess) -> tuple[int, int]:
-    """Height and width to which a picture of this size is resized."""
+def fitted_size(height: float, width: float, spec: Preprocess) -> tuple[int, int]:
+    """Return height and width to which a picture of this size is resized."""
     if spec.fit == "stretch":
         return spec.height, spec.width
     choose = min if spec.fit == "pad" else max
@@ -239,7 +304,7 @@ def _target(height: float, width: float, spec: Preprocess) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _resize(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+def resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """Area average down, bilinear up. A picture at least twice too large is first averaged by a whole factor, which
     OpenCV does several times faster than a broken one; what remains to do is then small."""
     import cv2

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from edge_sft.alarms import CaseEvent
-from edge_sft.policy import AlarmRule, AnyPolicy, Policy
+from edge_sft.policy import AlarmRule, AnomalyPolicy, AnyPolicy, Policy, RegressionPolicy
 from edge_sft.prediction import Prediction, rfc3339
 
 _CLOCK, _CLOCK_END = 1e8, 1e11  # seconds since 1970, from 1973 to 5138; else the column counts something else
@@ -14,7 +14,7 @@ _CLOCK, _CLOCK_END = 1e8, 1e11  # seconds since 1970, from 1973 to 5138; else th
 
 def rule_of(policy: AnyPolicy) -> AlarmRule:
     """Return the policy's rule; a fault classification has none of its own: one ``nok`` opens, one ``ok`` closes."""
-    return AlarmRule() if isinstance(policy, Policy) else policy.alarm
+    return policy.alarm if isinstance(policy, AnomalyPolicy | RegressionPolicy) else AlarmRule()
 
 
 def threshold_of(policy: AnyPolicy) -> float:

@@ -1,18 +1,14 @@
-"""Policy: how a model's outputs become a decision. Pure functions over frozen values; the bundle brings the
-default, the active one is a versioned file on the device."""
+"""The rules by kind: frozen values, their JSON, and whether they fit a task."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from edge_sft.errors import BundleRefused
-from edge_sft.prediction import Decision
 from edge_sft.task import Task
 
 
@@ -121,6 +117,98 @@ class AnomalyPolicy(_Versioned):
     deadline_ms: float | None = Field(default=None, gt=0)
 
 
+class PictureAnomalyPolicy(_Versioned):
+    """Decision rule of anomaly detection on pictures: at or above ``threshold`` the part is ``nok``.
+
+    Scores in messages are ratios to the threshold. Cells of the map at or above ``map_threshold`` are marked; they
+    explain and do not decide. The bundle brings both thresholds; `edge-sft commission` makes a machine's own.
+
+    Attributes:
+        threshold: Of the score.
+        map_threshold: Of the map's cells; None = nothing is marked.
+        uncertain_low: From this score to the threshold a part is ``uncertain``; None = no such band.
+        false_reject_rate: What commissioning sets the threshold for.
+        folds: Parts that good pictures are cut into, each scored by a memory of the others.
+        clean: Whether commissioning leaves out pictures among the good that look like none.
+        min_area_mm2: Smaller marks are left out.
+        min_length_mm: Shorter ones too.
+        deadline_ms: After this age of a frame there is no decision any more.
+    """
+
+    kind: Literal["picture-anomaly"] = "picture-anomaly"
+    threshold: float = Field(gt=0)
+    map_threshold: float | None = Field(default=None, gt=0)
+    uncertain_low: float | None = Field(default=None, gt=0)
+    false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
+    folds: int = Field(default=5, ge=2, le=50)
+    clean: bool = True
+    min_area_mm2: float | None = Field(default=None, gt=0)
+    min_length_mm: float | None = Field(default=None, gt=0)
+    deadline_ms: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PictureAnomalyPolicy:
+        if self.uncertain_low is not None and self.uncertain_low > self.threshold:
+            raise ValueError("uncertain_low must not be above threshold")
+        return self
+
+
+class DetectionPolicy(_Versioned):
+    """Decision rule of detection: a box of a defect's label at or above its label's threshold makes the part ``nok``.
+
+    Attributes:
+        labels: The task's.
+        ok_labels: What may be there on a good part.
+        thresholds: One a label, in their order; boxes below are not told.
+        uncertain_low: From this share of its threshold up to it a defect's score makes the part ``uncertain``.
+        min_area_mm2: Smaller boxes are no defect.
+        min_length_mm: Shorter ones neither.
+        deadline_ms: After this age of a frame there is no decision any more.
+    """
+
+    kind: Literal["detection"] = "detection"
+    labels: tuple[str, ...] = Field(min_length=1)
+    ok_labels: tuple[str, ...] = ()
+    thresholds: tuple[float, ...]
+    uncertain_low: float | None = Field(default=None, gt=0, le=1)
+    min_area_mm2: float | None = Field(default=None, gt=0)
+    min_length_mm: float | None = Field(default=None, gt=0)
+    deadline_ms: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DetectionPolicy:
+        if len(self.thresholds) != len(self.labels):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.labels)} labels")
+        if any(not 0 < threshold <= 1 for threshold in self.thresholds):
+            raise ValueError("thresholds must be above 0 and at most 1")
+        return self
+
+
+class SegmentationPolicy(_Versioned):
+    """Decision rule of segmentation: a connected part of a defect's label that is large enough makes the part ``nok``.
+
+    Attributes:
+        labels: The task's; the first is the background.
+        ok_labels: The background, and what else may be there on a good part.
+        threshold: A cell belongs to a defect where the defects' probabilities add up to this.
+        min_area_px: Smaller parts are left out, in pixels of the frame.
+        min_area_mm2: The same in square millimetres.
+        min_length_mm: Shorter ones are left out.
+        min_peak: Parts whose highest probability is below are left out.
+        deadline_ms: After this age of a frame there is no decision any more.
+    """
+
+    kind: Literal["segmentation"] = "segmentation"
+    labels: tuple[str, ...] = Field(min_length=2)
+    ok_labels: tuple[str, ...] = Field(min_length=1)
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    min_area_px: float = Field(default=0.0, ge=0)
+    min_area_mm2: float | None = Field(default=None, gt=0)
+    min_length_mm: float | None = Field(default=None, gt=0)
+    min_peak: float = Field(default=0.0, ge=0, le=1)
+    deadline_ms: float | None = Field(default=None, gt=0)
+
+
 class RegressionPolicy(_Versioned):
     """Decision rule of remaining useful life: ``nok`` when the ``judge``d value is at or below ``act_below``.
 
@@ -142,7 +230,12 @@ class RegressionPolicy(_Versioned):
         return self
 
 
-AnyPolicy = Annotated[Policy | AnomalyPolicy | RegressionPolicy, Field(discriminator="kind")]
+LabelledPolicy = Policy | DetectionPolicy | SegmentationPolicy
+PicturePolicy = PictureAnomalyPolicy | DetectionPolicy | SegmentationPolicy
+AnyPolicy = Annotated[
+    Policy | AnomalyPolicy | RegressionPolicy | PictureAnomalyPolicy | DetectionPolicy | SegmentationPolicy,
+    Field(discriminator="kind"),
+]
 _ANY: TypeAdapter[AnyPolicy] = TypeAdapter(AnyPolicy)
 
 
@@ -167,11 +260,12 @@ def check_fits(policy: AnyPolicy, task: Task, *, source: str) -> None:
     Raises:
         BundleRefused: Kind, labels (also their order) or good labels differ.
     """
-    if policy.kind != task.kind:
+    wanted = "picture-anomaly" if task.kind == "anomaly" and task.modality == "image" else task.kind
+    if policy.kind != wanted:
         raise BundleRefused(
-            source, f"is a policy for {policy.kind}, the model does {task.kind}", "Give the model's own policy."
+            source, f"is a policy for {policy.kind}, the model does {wanted}", "Give the model's own policy."
         )
-    if not isinstance(policy, Policy):
+    if not isinstance(policy, LabelledPolicy):
         return
     if policy.labels != task.labels:
         raise BundleRefused(
@@ -185,73 +279,3 @@ def check_fits(policy: AnyPolicy, task: Task, *, source: str) -> None:
             f"calls {list(policy.ok_labels)} good, the model's task {list(task.ok_labels)}",
             "Make them agree.",
         )
-
-
-def decide(outputs: dict[str, NDArray[Any]], policy: AnyPolicy) -> Decision:
-    """Turn one sample's outputs into a decision.
-
-    Args:
-        outputs: The graph's outputs with the batch axis removed: ``probabilities`` float [K]; ``score`` float [] and
-            ``contributions`` [C]; or ``value`` [] and ``quantiles`` [Q].
-        policy: The active policy; its labels are in the order of the outputs.
-
-    Returns:
-        A Decision; ``no_decision`` when the outputs hold NaN, infinities or the wrong number of values, or the
-        machine was not commissioned.
-    """
-    if isinstance(policy, AnomalyPolicy):
-        return _decide_anomaly(outputs, policy)
-    if isinstance(policy, RegressionPolicy):
-        return _decide_regression(outputs, policy)
-    return _decide_classification(outputs, policy)
-
-
-def _decide_anomaly(outputs: dict[str, NDArray[Any]], policy: AnomalyPolicy) -> Decision:
-    score = float(np.asarray(outputs["score"]).reshape(()))
-    if not np.isfinite(score):
-        return Decision("no_decision", reason="model output is not finite")
-    if policy.threshold is None:
-        return Decision("no_decision", reason="not commissioned: this machine has no threshold yet")
-    ratio = max(score, 0.0) / policy.threshold
-    return Decision("nok" if ratio >= 1 else "ok", score=ratio)
-
-
-def _decide_regression(outputs: dict[str, NDArray[Any]], policy: RegressionPolicy) -> Decision:
-    value = float(np.asarray(outputs["value"]).reshape(()))
-    quantiles = np.asarray(outputs["quantiles"], dtype=np.float64).reshape(-1)
-    if not (np.isfinite(value) and np.isfinite(quantiles).all()):
-        return Decision("no_decision", reason="model output is not finite")
-    low, high = (float(quantiles[0]), float(quantiles[-1])) if quantiles.size else (value, value)
-    judged = low if policy.judge == "low" else value
-    if judged <= policy.act_below:
-        return Decision("nok", value=value, low=low, high=high)
-    if policy.warn_below is not None and judged <= policy.warn_below:
-        reason = f"at or below warn_below ({policy.warn_below:g})"
-        return Decision("uncertain", reason=reason, value=value, low=low, high=high)
-    return Decision("ok", value=value, low=low, high=high)
-
-
-def _decide_classification(outputs: dict[str, NDArray[Any]], policy: Policy) -> Decision:
-    probabilities = np.asarray(outputs.get("probabilities", ()), dtype=np.float64).reshape(-1)
-    if probabilities.size != len(policy.labels):
-        return Decision("no_decision", reason=f"{probabilities.size} outputs for {len(policy.labels)} labels")
-    if not np.isfinite(probabilities).all():
-        return Decision("no_decision", reason="model output is not finite")
-    best = int(probabilities.argmax())
-    label = policy.labels[best]
-    confidence = float(np.clip(probabilities[best], 0.0, 1.0))
-    score = defect_score(probabilities, policy)
-    if policy.uncertain_low is not None and policy.uncertain_high is not None:
-        if policy.uncertain_low <= score < policy.uncertain_high:
-            return Decision("uncertain", label, score, confidence, "score inside the uncertain band")
-    if confidence < policy.min_confidence:
-        return Decision("uncertain", label, score, confidence, "confidence below min_confidence")
-    sorting = len(policy.ok_labels) == len(policy.labels)
-    verdict: Literal["ok", "nok"] = "nok" if not sorting and score >= policy.threshold else "ok"
-    return Decision(verdict, label, score, confidence)
-
-
-def defect_score(probabilities: NDArray[Any], policy: Policy) -> float:
-    """Return the evidence for a defect in [0, 1]: one minus the good labels' probabilities."""
-    good = [index for index, label in enumerate(policy.labels) if label in policy.ok_labels]
-    return float(np.clip(1.0 - float(np.sum(np.asarray(probabilities, dtype=np.float64)[good])), 0.0, 1.0))
