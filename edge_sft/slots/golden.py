@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sft.bundle.golden_scale import output_scale
+from edge_sft.bundle import comparing
 from edge_sft.bundle.manifest import GOLDEN
 from edge_sft.errors import BundleRefused
 from edge_sft.policy import AnyPolicy, decide
@@ -51,7 +51,7 @@ class Comparison:
     Attributes:
         samples: Golden samples asked.
         difference: Largest |difference| from the expected outputs in shares of each output's scale (see
-            `edge_sft.bundle.golden_scale`); NaN where an output was not finite.
+            `edge_sft.bundle.comparing`); NaN where an output was not finite.
         decisions_changed: Decisions (verdict and label) that differ at the active policy.
     """
 
@@ -128,29 +128,24 @@ def compare(
     expected = golden.outputs.get(variant)
     if not expected:
         raise BundleRefused(GOLDEN, f"has no expected outputs of {variant}", "Build the bundle again.")
-    scales = {name: output_scale(name, array) for name, array in expected.items()}
+    scales = comparing.scales(expected)
     worst, changed = 0.0, 0
     for index in range(golden.count):
         got = infer(golden.sample(index))
         want = {name: array[index : index + 1] for name, array in expected.items()}
-        if {n: a.shape for n, a in got.items()} != {n: a.shape for n, a in want.items()}:
+        # outputs that serve commissioning only are not expected
+        if {n: a.shape for n, a in got.items() if n in want} != {n: a.shape for n, a in want.items()}:
             raise BundleRefused(GOLDEN, f"expects other outputs than {variant} gives", "Build the bundle again.")
-        difference = max(_difference(got[name], want[name]) / scales[name] for name in want)
+        difference = comparing.difference(want, got, scales)
         worst = difference if not np.isfinite(difference) else max(worst, difference)
         if not np.isfinite(worst):
             return Comparison(index + 1, float("nan"), changed)
         changed += difference > _ROUNDING and _decision(got, policy) != _decision(want, policy)
     if together and golden.count > 1:
         got = infer(golden.inputs | golden.local)
-        worst = max(worst, *(_difference(got[name], want) / scales[name] for name, want in expected.items()))
+        worst = max(worst, comparing.difference(expected, got, scales))
         worst = worst if all(np.isfinite(array).all() for array in got.values()) else float("nan")
     return Comparison(golden.count, worst, changed)
-
-
-def _difference(got: NDArray[Any], want: NDArray[Any]) -> float:
-    if not (np.isfinite(got).all() and np.isfinite(want).all()):
-        return float("nan")
-    return float(np.max(np.abs(got.astype(np.float64) - want.astype(np.float64)), initial=0.0))
 
 
 def _decision(outputs: Arrays, policy: AnyPolicy) -> tuple[str, str | None]:
