@@ -36,9 +36,11 @@ class OnnxRuntimeEngine:
         self._session = session
         self._info = info
         self._source = source
+        optional = session.get_overridable_initializers()  # inputs with a default
         self._inputs: inputs_of.Specs = {
-            item.name: (_dtype(item, source), _shape(item)) for item in session.get_inputs()
+            item.name: (_dtype(item, source), _shape(item)) for item in (*session.get_inputs(), *optional)
         }
+        self._optional = frozenset(item.name for item in optional)
         self._outputs = [item.name for item in session.get_outputs()]
 
     @property
@@ -54,7 +56,8 @@ class OnnxRuntimeEngine:
             DeviceError: The library failed.
         """
         session = self._session
-        inputs_of.check(inputs, self._inputs, self._source, closed=session is None)
+        closed = session is None
+        inputs_of.check(inputs, self._inputs, self._source, closed=closed, optional=self._optional)
         results = _wrapped(self._source, "failed while inferring", lambda: session.run(self._outputs, inputs))
         return dict(zip(self._outputs, results, strict=True))
 

@@ -90,7 +90,10 @@ class Engine(Protocol):
         ...
 
     def infer(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run one batch: graph inputs by name → graph outputs by name (batch axis first in all)."""
+        """Run one batch: graph inputs by name → graph outputs by name (batch axis first in all).
+
+        An input that the graph has a default for may be left out.
+        """
         ...
 
     def __enter__(self) -> Engine: ...

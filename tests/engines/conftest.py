@@ -24,6 +24,7 @@ shared("small_bundle")
 shared("engine")
 shared("pretended")
 shared("window_bundle")
+shared("dense_bundles")
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +85,8 @@ def seal(tmp_path: Path) -> Seal:
 @pytest.fixture
 def other_seal(tmp_path: Path) -> Seal:
     return Seal(tmp_path / "another-key")
+
+
+@pytest.fixture(scope="session")
+def dense() -> ModuleType:
+    return shared("dense_bundles")

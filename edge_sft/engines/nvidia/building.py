@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from edge_sft.engines.nvidia import api
+from edge_sft.engines.nvidia.defaults import take_out
 from edge_sft.engines.nvidia.logging import logger
 from edge_sft.engines.protocol import EngineNotBuilt
 from edge_sft.profile import Building
@@ -44,7 +45,7 @@ def build(
 
     Args:
         library: `tensorrt` or `tensorrt_rtx`.
-        model: The variant's bytes.
+        model: The variant's bytes; inputs with a default become inputs without.
         settings: The profile's.
         source: The variant's file, for messages.
         timing: A timing cache of this GPU and library; empty for none.
@@ -58,10 +59,11 @@ def build(
     began = time.monotonic()
     log, messages = logger(cast("Hashable", library))
     mark = messages.mark()
+    bare, _ = take_out(model, source=source)
     builder = library.Builder(log)
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = library.OnnxParser(network, log)
-    if not parser.parse(model):
+    if not parser.parse(bare):
         raise EngineNotBuilt(source, f"is refused by NVIDIA's parser ({_complaints(parser)})", _OTHER)
     config = builder.create_builder_config()
     config.clear_flag(library.BuilderFlag.TF32)  # so that FP32 means FP32 and the golden samples agree

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from edge_sft.engines.nvidia import api
 from edge_sft.engines.nvidia.building import Built, build
 from edge_sft.engines.nvidia.cuda import Cuda, Driver, Gpu
+from edge_sft.engines.nvidia.defaults import take_out
 from edge_sft.engines.nvidia.running import NvidiaEngine
 from edge_sft.engines.plans import Facts, Found
 from edge_sft.engines.protocol import EngineInfo, EngineNotBuilt, Workplace
@@ -81,6 +82,7 @@ class _Opening:
             self.profile.building,
             compiled=self.cached("runtime").content or b"" if self.name == "tensorrt_rtx" else b"",
             keep=lambda compiled: self.keep(compiled, 0.0, "runtime"),
+            defaults=take_out(self.content, source=str(self.model))[1],
         )
 
 

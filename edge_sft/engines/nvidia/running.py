@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, cast
 
 import numpy as np
@@ -43,9 +43,14 @@ class _Tensor:
     pinned: int
     host: NDArray[Any]
 
+    @property
+    def batched(self) -> bool:
+        """Whether it has a row a sample."""
+        return self.axes[:1] == (None,)
+
     def rows(self, batch: int) -> NDArray[Any]:
         """Return the host's array for a batch; all of it where the tensor has no batch axis."""
-        return self.host[:batch] if self.axes[:1] == (None,) else self.host
+        return self.host[:batch] if self.batched else self.host
 
 
 class NvidiaEngine:
@@ -60,6 +65,7 @@ class NvidiaEngine:
         settings: The profile's.
         compiled: TensorRT-RTX only: kernels that it compiled when the engine ran before; empty for none.
         keep: TensorRT-RTX only: called with such kernels after the first run.
+        defaults: What is fed for inputs that are left out.
 
     Raises:
         DeviceError: The library refuses the plan, or the GPU has no room.
@@ -76,6 +82,7 @@ class NvidiaEngine:
         *,
         compiled: bytes = b"",
         keep: Callable[[bytes], None] = lambda compiled: None,
+        defaults: Mapping[str, NDArray[Any]] = MappingProxyType({}),
     ) -> None:
         self._library, self._cuda, self._source, self._info = library, cuda, source, info
         self._batch_max = settings.batch_max or 1
@@ -86,6 +93,8 @@ class NvidiaEngine:
         log, self._messages = logger(cast("Hashable", library))
         self._mark = self._messages.mark()
         self._keep, self._was_kept = keep, False
+        self._defaults = dict(defaults)
+        self._there: dict[str, NDArray[Any]] = {}  # what is on the GPU already and cannot have changed since
         cuda.enter()
         try:
             self._runtime = library.Runtime(log)  # must outlive the engine
@@ -111,8 +120,10 @@ class NvidiaEngine:
             BugError: Names, dtype or shape do not fit the graph, or the engine is closed.
             DeviceError: The library or the GPU failed.
         """
-        checking.check(inputs, self._specs, self._source, closed=self._context is None)
-        batches = {len(inputs[name]) for name, each in self._inputs.items() if each.axes[:1] == (None,)}
+        closed = self._context is None
+        checking.check(inputs, self._specs, self._source, closed=closed, optional=self._defaults.keys())
+        inputs = self._defaults | inputs
+        batches = {len(inputs[name]) for name, each in self._inputs.items() if each.batched}
         if len(batches) > 1:
             raise BugError(self._source, f"was given batches of different sizes {sorted(batches)}", "Please report it.")
         total = next(iter(batches), 1)
@@ -128,7 +139,7 @@ class NvidiaEngine:
         if len(parts) == 1:
             return parts[0]
         return {
-            name: np.concatenate([part[name] for part in parts]) if each.axes[:1] == (None,) else parts[0][name]
+            name: np.concatenate([part[name] for part in parts]) if each.batched else parts[0][name]
             for name, each in self._outputs.items()
         }
 
@@ -165,8 +176,10 @@ class NvidiaEngine:
 
     def _part(self, inputs: dict[str, NDArray[Any]], at: int, batch: int) -> dict[str, NDArray[Any]]:
         for name, tensor in self._inputs.items():
-            rows = tensor.rows(batch)
-            np.copyto(rows, inputs[name][at : at + batch] if tensor.axes[:1] == (None,) else inputs[name])
+            if tensor.batched:
+                np.copyto(tensor.rows(batch), inputs[name][at : at + batch])
+            elif self._there.get(name) is not inputs[name]:
+                self._bring(name, tensor, inputs[name])
         if batch != self._batch:
             self._reshape(batch)
         if self._launch:
@@ -178,8 +191,16 @@ class NvidiaEngine:
             self._record(batch)
         return {name: tensor.rows(batch).copy() for name, tensor in self._outputs.items()}
 
+    def _bring(self, name: str, tensor: _Tensor, array: NDArray[Any]) -> None:
+        """Bring what is the same for a whole batch to the GPU: megabytes of memory, once unless it may change."""
+        self._there.pop(name, None)
+        np.copyto(tensor.host, array)
+        self._cuda.to_gpu(tensor.address, tensor.pinned, tensor.host.nbytes, self._stream)
+        if not array.flags.writeable:
+            self._there[name] = array
+
     def _queue(self, batch: int) -> None:
-        for tensor in self._inputs.values():
+        for tensor in (each for each in self._inputs.values() if each.batched):
             self._cuda.to_gpu(tensor.address, tensor.pinned, tensor.rows(batch).nbytes, self._stream)
         if self._context is None or not self._context.execute_async_v3(self._stream):
             raise DeviceError(self._source, f"failed while inferring ({self._said()})", _AGAIN)
