@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,3 +69,89 @@ def _area(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float
     inside = x <= limit
     xs, ys = np.r_[x[inside], limit], np.r_[y[inside], np.interp(limit, x, y)]
     return float((np.diff(xs) * (ys[1:] + ys[:-1])).sum() / 2)
+
+
+def enlarged(probabilities: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Bring maps [K,h,w] to a picture's size, between cells by straight lines."""
+    import cv2
+
+    return np.stack([np.asarray(cv2.resize(one, (width, height)), dtype=np.float32) for one in probabilities])
+
+
+def label_overlap(maps: NDArray[np.float32], masks: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Return each label's intersection over union over all pixels of all pictures, [K]; NaN for one that never occurs.
+
+    Args:
+        maps: Probabilities [N,K,h,w]; the highest is a pixel's label.
+        masks: N masks [H,W] of label numbers below K.
+    """
+    labels = maps.shape[1]
+    confusion = np.zeros((labels, labels), dtype=np.int64)
+    for probabilities, mask in zip(maps, masks, strict=True):
+        said = enlarged(probabilities, *mask.shape).argmax(axis=0)
+        confusion += np.bincount(
+            mask.reshape(-1).astype(np.int64) * labels + said.reshape(-1), minlength=labels**2
+        ).reshape(labels, labels)
+    return overlap_of(confusion)
+
+
+def overlap_of(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return intersection over union by label from pixels counted by true (rows) and said label."""
+    shared = np.diag(confusion).astype(np.float64)
+    true, said = confusion.sum(axis=1), confusion.sum(axis=0)
+    return np.asarray(np.where(true > 0, shared / np.maximum(true + said - shared, 1), np.nan))
+
+
+TOUCHED = 0.1  # overlap of a marked defect with what was found at it, from which it counts as found
+
+
+@dataclass(frozen=True)
+class Defects:
+    """Marked defects (connected regions, whatever their label) against what was found at them.
+
+    Attributes:
+        count: Marked defects.
+        found: Of them, those that what touches them overlaps by `TOUCHED` at least (intersection over union).
+        parts: Found parts.
+        wrong: Of them, those that touch no marked defect.
+        areas: True and found area of each found defect, [found,2] in pixels.
+        lengths: True and found length of each found defect, [found,2] in pixels: the longer side of the smallest
+            rectangle around it.
+    """
+
+    count: int
+    found: int
+    parts: int
+    wrong: int
+    areas: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+
+
+def defects(found: list[NDArray[np.bool_]], masks: list[NDArray[np.uint8]]) -> Defects:
+    """Compare found areas with masks of the same shapes, picture by picture."""
+    count = parts = wrong = 0
+    areas: list[tuple[float, float]] = []
+    lengths: list[tuple[float, float]] = []
+    for said, mask in zip(found, masks, strict=True):
+        true_count, true = regions(mask)
+        said_count, numbers = regions(said.astype(np.uint8))
+        count, parts = count + true_count, parts + said_count
+        wrong += said_count - len(np.setdiff1d(np.unique(numbers[true > 0]), [0]))
+        for one in range(1, true_count + 1):
+            here = true == one
+            there = np.isin(numbers, np.setdiff1d(np.unique(numbers[here]), [0]))
+            if (here & there).sum() >= TOUCHED * (here | there).sum():
+                areas.append((float(here.sum()), float(there.sum())))
+                lengths.append((extent(here), extent(there)))
+    return Defects(count, len(areas), parts, wrong, np.array(areas).reshape(-1, 2), np.array(lengths).reshape(-1, 2))
+
+
+def extent(region: NDArray[np.bool_]) -> float:
+    """Return the longer side of the smallest (turned) rectangle around a region, in pixels; one pixel has 1."""
+    import cv2
+
+    rows, columns = np.nonzero(region)
+    corners = np.concatenate(
+        [np.stack([columns + right, rows + down], axis=1) for right in (0, 1) for down in (0, 1)]
+    ).astype(np.float32)
+    return float(max(cv2.minAreaRect(corners)[1]))

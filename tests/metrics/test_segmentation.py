@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_sft.errors import BugError
-from edge_sft.metrics.segmentation import aupro, regions
+from edge_sft.metrics.segmentation import aupro, defects, extent, label_overlap, regions
 
 
 def two_regions():
@@ -70,3 +70,54 @@ def test_shapes_must_agree():
 
 def test_diagonal_neighbours_are_one_region():
     assert regions(np.eye(4, dtype=np.uint8))[0] == 1
+
+
+def one_hot(said, labels, cells=2):
+    """Sure answers for masks, a quarter of their places each."""
+    small = said[::cells, ::cells]
+    return np.stack([(small == label).astype(np.float32) for label in range(labels)])
+
+
+def blocks():
+    mask = np.zeros((16, 24), np.uint8)
+    mask[2:6, 2:10] = 1
+    mask[10:14, 12:20] = 2
+    return mask
+
+
+def test_overlap_by_label_is_counted_over_all_pictures():
+    mask = blocks()
+    maps = np.stack([mask == label for label in range(4)]).astype(np.float32)[None]
+    told = label_overlap(maps, [mask])
+    assert told[:3] == pytest.approx([1, 1, 1])
+    assert math.isnan(told[3])
+    swapped = np.where(mask == 1, 2, mask)
+    maps = np.stack([swapped == label for label in range(3)]).astype(np.float32)[None]
+    assert label_overlap(maps, [mask]) == pytest.approx([1, 0, 0.5])
+
+
+def test_a_coarse_map_is_judged_at_the_masks_size():
+    told = label_overlap(one_hot(blocks(), 3)[None], [blocks()])
+    assert (told > 0.6).all()
+
+
+def test_defects_are_counted_one_by_one():
+    mask, said = blocks(), np.zeros((16, 24), bool)
+    said[2:6, 4:10] = True  # most of the first; the second is missed, and there is a part at nothing
+    said[0, 20:23] = True
+    told = defects([said], [mask])
+    assert (told.count, told.found, told.parts, told.wrong) == (2, 1, 2, 1)
+    assert told.areas.tolist() == [[32, 24]]
+    assert told.lengths[0] == pytest.approx([8, 6], abs=1e-3)
+
+
+def test_a_defect_that_is_hardly_touched_is_not_found():
+    mask, said = blocks(), np.zeros((16, 24), bool)
+    said[2, 2] = True
+    assert defects([said], [mask]).found == 0
+
+
+def test_the_extent_of_a_slanting_line_is_its_length():
+    line = np.eye(10, dtype=bool)
+    assert extent(line) == pytest.approx(10 * 2**0.5, abs=0.2)
+    assert extent(np.ones((1, 1), bool)) == pytest.approx(1)
