@@ -94,7 +94,7 @@ def image_anomaly(
         height: H.
         width: W.
         places: (h, w) of the map.
-        features: E, numbers of one row of ``features``; there are P = h·w rows and one more for the whole picture.
+        features: E, numbers of one place; P = h·w.
         bank: (M, D), or None for a method that keeps none.
     """
     inputs = [_picture(height, width)]
@@ -104,8 +104,8 @@ def image_anomaly(
     ]
     if bank is not None:
         inputs.append(TensorSpec(name="bank", dtype="float32", shape=bank, default=True))
-        rows = places[0] * places[1] + 1
-        outputs.append(TensorSpec(name="features", dtype="float32", shape=(-1, rows, features)))
+        shape = (-1, places[0] * places[1], features)
+        outputs.append(TensorSpec(name="features", dtype="float32", shape=shape))
     return Task(kind="anomaly", modality="image", inputs=tuple(inputs), outputs=tuple(outputs))
 
 

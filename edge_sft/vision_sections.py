@@ -12,13 +12,9 @@ class _Section(BaseModel):
 
 
 class AnomalySection(_Section):
-    """How good parts are learnt.
+    """How good parts are learnt: ``memory`` compares with remembered good pictures and is fitted in minutes."""
 
-    ``memory`` compares with remembered good pictures and is fitted in minutes; ``student`` trains a small network to
-    foresee what the backbone says of good pictures, and is faster to run.
-    """
-
-    method: Literal["memory", "student"] = "memory"
+    method: Literal["memory"] = "memory"
     examples: int = Field(default=1024, ge=16, le=16384, description="remembered places, at most")
     clean: bool = Field(default=True, description="find pictures among the good that are not, and leave them out")
 

@@ -18,6 +18,9 @@ COMMENTS: dict[str, str] = {
     "task.labels": "in the order of the model's outputs; keep the order once a model is on the line",
     "task.ok": "labels that mean a good part; [] = sorting, no label is a defect",
     "data.path": "folder of the pictures",
+    "data.layout": "how the folder is to be read; auto looks",
+    "data.annotations": "COCO file, or folder of VOC's or YOLO's files, where they do not lie with the pictures",
+    "data.masks": "folder of masks, laid out as the pictures are",
     "data.manifest": "CSV or JSONL: path, label and optionally split, group, part_id, weight",
     "data.split.val": "share that chooses thresholds and when to stop",
     "data.split.test": "share that is only reported",
@@ -31,6 +34,8 @@ COMMENTS: dict[str, str] = {
     "image.ignore": "boxes to paint grey, in fractions of the region of interest",
     "image.grey": "drop the colour",
     "image.depth_range": "of 16-bit pictures: these values become black and white",
+    "image.tiles": "cut large pictures into tiles of this size",
+    "image.mm_per_pixel": "of the camera's picture; marks are then told in millimetres",
     "model.backbone": "efficientnet_lite0 is fast; efficientnet_lite2 is more accurate and slower",
     "model.weights": "a file of your own instead of the installed weights",
     "model.dropout": "against learning by heart",
@@ -59,14 +64,43 @@ COMMENTS: dict[str, str] = {
     "policy.overkill_cost": "what a good part scrapped costs, in the same unit",
     "policy.prevalence": "share of defects on the line, if it differs from the pictures",
     "policy.max_escape_rate": "at most this share of defects may slip through",
+    "policy.false_reject_rate": "share of good parts that may be rejected; goes before the costs",
+    "policy.min_area_mm2": "smaller marks are no defect",
+    "policy.min_length_mm": "shorter marks are no defect",
     "policy.deadline_ms": "a decision later than this is no_decision",
     "export.variants": "what to make; each must pass its gate, fp32 is the reference",
     "export.tolerance_points": "net loss of accuracy allowed, in percentage points",
     "export.calibration_pictures": "pictures that quantization ranges are measured on",
 }
 OPTIONAL_SECTIONS = frozenset({"federated"})  # only who lets plants learn together writes one
+# What has an effect for these kinds only; elsewhere it is not written, and most of it refused.
+_WHERE = ("anomaly", "detection", "segmentation")  # kinds that say where
+_LEARNT = ("classification", "detection", "segmentation")  # kinds that fine-tune a network
+ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "data.annotations": _WHERE,
+    "data.masks": _WHERE,
+    "image.tiles": _WHERE,
+    "image.mm_per_pixel": _WHERE,
+    "model.dropout": ("classification",),
+    "augment": _LEARNT,
+    "train.label_smoothing": ("classification",),
+    "policy.max_escape_rate": ("classification",),
+    "policy.false_reject_rate": _WHERE,
+    "policy.min_area_mm2": _WHERE,
+    "policy.min_length_mm": _WHERE,
+    "anomaly": ("anomaly",),
+    "detection": ("detection",),
+    "segmentation": ("segmentation",),
+}
 EXAMPLES: dict[str, Any] = {
     "data.manifest": "splits.csv",
+    "data.annotations": "annotations",
+    "data.masks": "masks",
+    "image.tiles": {"overlap": 32, "scale": 1.0},
+    "image.mm_per_pixel": 0.05,
+    "policy.false_reject_rate": 0.01,
+    "policy.min_area_mm2": 0.1,
+    "policy.min_length_mm": 0.5,
     "data.split.group": "([0-9]+)_[0-9]+",
     "data.split.frozen_test": "0" * 64,
     "image.roi": [0.1, 0.1, 0.9, 0.9],
@@ -95,12 +129,13 @@ def compose(values: Mapping[str, Any], remarks: Mapping[str, list[str]], opening
 def _section(
     model: type[BaseModel], prefix: str, values: Mapping[str, Any], remarks: Mapping[str, list[str]]
 ) -> list[str]:
+    kind = str(values.get("task.kind", "classification"))
     lines: list[str] = []
     deeper: list[str] = []
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
         inner = field.annotation
-        if key in OPTIONAL_SECTIONS:
+        if key in OPTIONAL_SECTIONS or kind not in ONLY_FOR.get(key, (kind,)):
             continue
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             above = [f"# {remark}" for remark in remarks.get(key, [])]

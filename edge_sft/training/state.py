@@ -47,11 +47,17 @@ def training_key(recipe: Recipe, dataset: Dataset) -> str:
     """Return a digest of all that decides the result: two trainings with the same key continue each other."""
     settled = recipe.model_copy(update={"model": pinned(recipe.model)})
     parts = [
-        settled.model_dump_json(include={"task", "image", "model", "augment", "train"}),
+        settled.model_dump_json(include={"task", "image", "model", "augment", "train", *_own_section(recipe)}),
         dataset.fingerprint,
         *(f"{item.id}\t{item.group}\t{item.weight}" for item in dataset.items),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _own_section(recipe: Recipe) -> set[str]:
+    """Return the section of the recipe's kind; of anomaly detection also what its threshold is made for."""
+    kind = recipe.task.kind
+    return set() if kind == "classification" else {kind, "policy"}
 
 
 class Store:

@@ -1,0 +1,1 @@
+"""What is marked in pictures, whatever the format that says it."""

@@ -1,0 +1,1 @@
+"""Export of models that say where: anomaly detection on pictures, detection, segmentation."""

@@ -1,0 +1,1 @@
+"""Learning what good parts look like: anomaly detection on pictures."""
