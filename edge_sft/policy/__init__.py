@@ -2,6 +2,7 @@
 default, the active one is a versioned file on the device."""
 
 from edge_sft.policy.deciding import decide, defect_score
+from edge_sft.policy.deciding_pictures import decide_picture
 from edge_sft.policy.rules import (
     AlarmRule,
     AnomalyPolicy,
@@ -31,6 +32,7 @@ __all__ = [
     "SegmentationPolicy",
     "check_fits",
     "decide",
+    "decide_picture",
     "defect_score",
     "from_json",
     "load",

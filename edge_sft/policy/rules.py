@@ -159,9 +159,9 @@ class DetectionPolicy(_Versioned):
     Attributes:
         labels: The task's.
         ok_labels: What may be there on a good part.
-        thresholds: One a label, in their order; boxes below are not told.
+        thresholds: One a label, in their order; boxes below are not told, but those in the uncertain band.
         uncertain_low: From this share of its threshold up to it a defect's score makes the part ``uncertain``.
-        min_area_mm2: Smaller boxes are no defect.
+        min_area_mm2: Smaller boxes are no defect, and are not told.
         min_length_mm: Shorter ones neither.
         deadline_ms: After this age of a frame there is no decision any more.
     """

@@ -207,33 +207,37 @@ def _describe(old: Crew | None, new: Crew, seconds: float) -> str:
 
 def _warm(models: Sequence[Any], slot: Path) -> None:
     """Run each Predictor once, on a golden sample, and look that numbers come out as they must."""
-    import numpy as np
-
-    from edge_sft.bundle.golden_scale import output_scale
-    from edge_sft.bundle.manifest import GOLDEN
+    from edge_sft.bundle import comparing
+    from edge_sft.slots import golden
     from edge_sft.slots.store import read_manifest
 
     manifest = read_manifest(slot)
     variant = models[0].model.variant
     tolerance = next(entry.golden_tolerance for entry in manifest.variants if entry.variant == variant)
-    with np.load(slot / GOLDEN, allow_pickle=False) as golden:
-        # What is local to a machine is the same for all samples and comes whole.
-        inputs = {
-            name: golden[f"local/{name}"] if f"local/{name}" in golden else golden[f"in/{name}"][:1]
-            for name in (spec.name for spec in manifest.task.inputs)
-        }
-        expected = {spec.name: golden[f"out/{variant}/{spec.name}"] for spec in manifest.task.outputs}
+    samples = golden.load(slot)
+    expected = samples.outputs[variant]
+    scales = comparing.scales(expected)
     for model in models:
-        outputs = model.outputs(inputs)
-        for name, want in expected.items():
-            difference = float(np.max(np.abs(outputs[name].astype(np.float64) - want[:1]))) / output_scale(name, want)
-            if not difference <= tolerance:  # also true for NaN
+        outputs = model.outputs(samples.sample(0))
+        for name, want in _answers(expected).items():
+            apart = comparing.difference(want, outputs, scales)
+            if not apart <= tolerance:  # also true for NaN
                 raise DeviceError(
                     f"{manifest.name} {manifest.version}",
-                    f"gives other numbers here than when it was made ({name} differs by {difference:.2g}, "
+                    f"gives other numbers here than when it was made ({name} differs by {apart:.2g}, "
                     f"{tolerance:.2g} allowed)",
                     "Deploy it again, so that the device proves it.",
                 )
+
+
+def _answers(expected: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what is expected of the first golden sample, each output by itself; boxes go with their scores."""
+    from edge_sft.bundle.comparing import BOXES
+
+    first = {name: array[:1] for name, array in expected.items()}
+    if first.keys() >= BOXES:
+        return {"boxes": first}
+    return {name: {name: array} for name, array in first.items()}
 
 
 def _close(models: Sequence[Any]) -> None:

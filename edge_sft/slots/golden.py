@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edge_sft.bundle import comparing
 from edge_sft.bundle.manifest import GOLDEN
 from edge_sft.errors import BundleRefused
-from edge_sft.policy import AnyPolicy, decide
+from edge_sft.policy import AnyPolicy, PicturePolicy, decide
+from edge_sft.slots.marking import Scene, judge
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -38,6 +39,12 @@ class Golden:
     def count(self) -> int:
         """Number of golden samples."""
         return len(next(iter(self.inputs.values())))
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Height and width of a golden picture; without meaning for windows."""
+        height, width = next(iter(self.inputs.values())).shape[1:3]
+        return height, width
 
     def sample(self, index: int) -> Arrays:
         """Return all graph inputs of one golden sample, as on the line."""
@@ -140,7 +147,8 @@ def compare(
         worst = difference if not np.isfinite(difference) else max(worst, difference)
         if not np.isfinite(worst):
             return Comparison(index + 1, float("nan"), changed)
-        changed += difference > _ROUNDING and _decision(got, policy) != _decision(want, policy)
+        if difference > _ROUNDING:
+            changed += _decision(got, policy, golden) != _decision(want, policy, golden)
     if together and golden.count > 1:
         got = infer(golden.inputs | golden.local)
         worst = max(worst, comparing.difference(expected, got, scales))
@@ -148,6 +156,9 @@ def compare(
     return Comparison(golden.count, worst, changed)
 
 
-def _decision(outputs: Arrays, policy: AnyPolicy) -> tuple[str, str | None]:
-    decision = decide({name: array[0] for name, array in outputs.items()}, policy)
+def _decision(outputs: Arrays, policy: AnyPolicy, golden: Golden) -> tuple[str, str | None]:
+    if isinstance(policy, PicturePolicy):
+        decision = judge(outputs, Scene.of_tile(*golden.tile), policy).decision
+    else:
+        decision = decide({name: array[0] for name, array in outputs.items()}, policy)
     return decision.verdict, decision.label

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +20,13 @@ from edge_sft import preprocess
 from edge_sft.bundle.manifest import Manifest
 from edge_sft.engines.protocol import Engine, EngineInfo
 from edge_sft.errors import DataError, DeviceError, UserError
-from edge_sft.policy import AnyPolicy
-from edge_sft.prediction import Decision, Encoded, ModelIdentity, Prediction, Rows, Sample, rfc3339
+from edge_sft.policy import AnyPolicy, PicturePolicy
+from edge_sft.prediction import MOST_MARKS, Decision, Encoded, ModelIdentity, Prediction, Rows, Sample, rfc3339
 from edge_sft.preprocess import Preprocess
+from edge_sft.preprocess.images import decode_for, finished, region
+from edge_sft.preprocess.tiling import AT_ONCE, Tiling, cut
 from edge_sft.profile import DeviceProfile
+from edge_sft.slots.marking import Arrays, Heat, Scene, joined, judge
 from edge_sft.slots.opening import open_model, read_policy
 from edge_sft.slots.store import SlotStore
 from edge_sft.task import Task
@@ -31,7 +34,32 @@ from edge_sft.task import Task
 if TYPE_CHECKING:
     from edge_sft.bundle.keys import PublicKey
 
-__all__ = ["Predictor", "read_policy"]
+__all__ = ["Explained", "Predictor", "read_policy"]
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """A frame on its way through a model that says where: its tiles, cut out when they are asked for."""
+
+    scene: Scene
+    tiling: Tiling
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A prediction and what can be shown of it.
+
+    Attributes:
+        frame: uint8 [H,W,3] RGB; may be smaller than what the camera gave, by one factor.
+        size: (height, width) as the camera gave it: what marks count in.
+        prediction: As `Predictor.predict` gives it.
+        heat: Where the model looked and what it saw there; None where it tells no map.
+    """
+
+    frame: NDArray[np.uint8]
+    size: tuple[int, int]
+    prediction: Prediction
+    heat: Heat | None = None
 
 
 class Predictor:
@@ -47,10 +75,18 @@ class Predictor:
         memory_mb: Growth of resident memory by loading, MiB; 0.0 where the system does not tell.
         deadline_ms: After this age of a sample there is no decision any more; None = no deadline.
         note: Why not the slot runs that was meant to (`from_device`); None normally, worth an alarm otherwise.
+        heat: The map behind the last decision of `infer`, `predict` or `predict_image`; None where there is none.
     """
 
     def __init__(
-        self, engine: Engine, manifest: Manifest, model: ModelIdentity, policy: AnyPolicy, *, deadline_ms: float | None
+        self,
+        engine: Engine,
+        manifest: Manifest,
+        model: ModelIdentity,
+        policy: AnyPolicy,
+        *,
+        deadline_ms: float | None,
+        local: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         self.model = model
         self.task: Task = manifest.task
@@ -58,12 +94,14 @@ class Predictor:
         self.memory_mb = 0.0
         self.deadline_ms = deadline_ms
         self.note: str | None = None
+        self.heat: Heat | None = None
         self._engine = engine
         if not isinstance(manifest.preprocess, Preprocess):
             raise UserError(manifest.name, "is a model of sensors, not of pictures", "Open it with WindowPredictor.")
         self._preprocess = manifest.preprocess
         self._input = manifest.task.inputs[0].name
         self._version = policy.version
+        self._local = {name: _fixed(array) for name, array in (local or {}).items()}
         self._cleanup = contextlib.ExitStack()
 
     @classmethod
@@ -76,6 +114,7 @@ class Predictor:
         threads: int | None = None,
         deadline_ms: float | None = None,
         profile: DeviceProfile | None = None,
+        local: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> Predictor:
         """Load a slot's bundle.
 
@@ -86,6 +125,7 @@ class Predictor:
             threads: Intra-op threads; by default the profile's.
             deadline_ms: The pipeline's deadline; the policy's own counts too, the shorter one wins.
             profile: What to run on; by default what the slot was proved with, else any CPU.
+            local: What is this machine's own, by graph input (``bank``); by default what the bundle brings.
 
         Raises:
             BundleRefused: The folder is no bundle, was replaced meanwhile, or the policy is for another task.
@@ -95,7 +135,9 @@ class Predictor:
         opened = open_model(
             slot_dir, policy=policy, variant=variant, threads=threads, deadline_ms=deadline_ms, profile=profile
         )
-        return opened.start(lambda it: cls(it.engine, it.manifest, it.model, it.policy, deadline_ms=it.deadline_ms))
+        return opened.start(
+            lambda it: cls(it.engine, it.manifest, it.model, it.policy, deadline_ms=it.deadline_ms, local=local)
+        )
 
     @classmethod
     def from_device(
@@ -180,13 +222,30 @@ class Predictor:
             if isinstance(image, np.ndarray):
                 tensor = self.prepare(replace(sample, data=image))
             else:
-                tensor = preprocess.read_tensor(Path(image), self._preprocess)[None]
+                tensor = self._prepared(preprocess.read_encoded(Path(image)), str(image))
         except DataError as error:
             return self.no_decision(sample, str(error))
         return self._decide(tensor, sample, deadline_ms=None)
 
-    def prepare(self, sample: Sample) -> NDArray[np.uint8]:
-        """Preprocess a sample to the model's input, uint8 [1, H, W, 3].
+    def explain(self, image: Path | str | NDArray[Any], part_id: str | None = None) -> Explained:
+        """Decide as `predict_image`, and also return what can be shown of it.
+
+        Raises:
+            DataError: The file cannot be read, or holds no picture.
+        """
+        name = None if isinstance(image, np.ndarray) else Path(image).name
+        sample = Sample(None, datetime.now(timezone.utc), time.monotonic(), "image", part_id=part_id, name=name)
+        if isinstance(image, np.ndarray):
+            frame, size = image, (image.shape[0], image.shape[1])
+        else:
+            frame, size = decode_for(preprocess.read_encoded(Path(image)), self._preprocess, source=str(image))
+        whole = self._preprocess.model_copy(update={"roi": None, "ignore": (), "grey": False})
+        seen = finished(region(frame, whole))
+        prediction = self._decide(self._made(frame, size), sample, deadline_ms=None)
+        return Explained(seen, size, prediction, self.heat)
+
+    def prepare(self, sample: Sample) -> Any:
+        """Preprocess a sample to what `infer` takes: uint8 [1, H, W, 3] for classification, else `Tiled`.
 
         Raises:
             DataError: The sample carries a fault, no data, or a frame that is no picture.
@@ -196,15 +255,29 @@ class Predictor:
         if isinstance(sample.data, Rows):
             raise DataError(sample.name or "sample", "holds sensor rows, the model takes pictures", "Check the source.")
         if isinstance(sample.data, Encoded):
-            source = sample.name or "picture"
-            return preprocess.encoded_tensor(sample.data.content, self._preprocess, source=source)[None]
-        return preprocess.image_tensor(sample.data, self._preprocess)[None]
+            return self._prepared(sample.data.content, sample.name or "picture")
+        return self._made(sample.data, (sample.data.shape[0], sample.data.shape[1]))
 
-    def infer(self, tensor: NDArray[np.uint8], sample: Sample) -> Prediction:
-        """Run a prepared input and decide; the deadline is checked before and after."""
+    def _prepared(self, content: bytes, source: str) -> Any:
+        if self.task.kind == "classification":
+            return preprocess.encoded_tensor(content, self._preprocess, source=source)[None]
+        return self._made(*decode_for(content, self._preprocess, source=source))
+
+    def _made(self, frame: NDArray[Any], size: tuple[int, int]) -> Any:
+        """Make what `infer` takes of a frame; ``size`` is what the camera gave where it was decoded smaller."""
+        if self.task.kind == "classification":
+            return preprocess.image_tensor(frame, self._preprocess)[None]
+        placement, tiling = cut(frame, self._preprocess, size=size)
+        return Tiled(Scene.of(placement, self._preprocess), tiling)
+
+    def infer(self, tensor: Any, sample: Sample) -> Prediction:
+        """Run a prepared input and decide; the deadline is checked before, after, and between batches of tiles."""
         return self._decide(tensor, sample, deadline_ms=self.deadline_ms)
 
-    def _decide(self, tensor: NDArray[np.uint8], sample: Sample, *, deadline_ms: float | None) -> Prediction:
+    def _decide(self, tensor: Any, sample: Sample, *, deadline_ms: float | None) -> Prediction:
+        self.heat = None
+        if isinstance(tensor, Tiled):
+            return self._decide_tiles(tensor, sample, deadline_ms=deadline_ms)
         late = _lateness(sample, deadline_ms)
         if late:
             return self.no_decision(sample, late)
@@ -221,6 +294,30 @@ class Predictor:
             return self._prediction(sample, decision, None)
         values = first["probabilities"].tolist()
         return self._prediction(sample, decision, dict(zip(self.task.labels, values, strict=True)))
+
+    def _decide_tiles(self, tiled: Tiled, sample: Sample, *, deadline_ms: float | None) -> Prediction:
+        parts: list[Arrays] = []
+        try:
+            for batch in tiled.tiling.batches(AT_ONCE):
+                late = _lateness(sample, deadline_ms)
+                if late:
+                    return self.no_decision(sample, late)
+                parts.append(joined([self._engine.infer({self._input: batch, **self._local})]))
+        except DeviceError as error:
+            return self.no_decision(sample, str(error))
+        rule: PicturePolicy = self.policy  # type: ignore[assignment]  # `check_fits` has seen to it
+        judged = judge(joined(parts), tiled.scene, rule)
+        late = _lateness(sample, deadline_ms)
+        if late:
+            return self.no_decision(sample, late)
+        self.heat = judged.heat
+        made = self._prediction(sample, judged.decision, None)
+        marks = judged.decision.marks
+        if marks is None:
+            return made
+        more = judged.found is not None and judged.found > min(len(marks), MOST_MARKS)
+        found = judged.found if more else None
+        return made.model_copy(update={"marks": marks[:MOST_MARKS], "marks_found": found})
 
     def outputs(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph on prepared inputs with their batch axis; for proofs and measurements."""
@@ -246,8 +343,8 @@ class Predictor:
     def warm_up(self) -> None:
         """Infer once on grey, so that the first part on the line does not pay for lazy set-up."""
         spec = self._preprocess
-        frame = np.full((spec.height, spec.width, 3), 127, dtype=np.uint8)
-        self._engine.infer({self._input: preprocess.image_tensor(frame, spec)[None]})
+        frame = np.full((1, spec.height, spec.width, 3), 127, dtype=np.uint8)
+        self._engine.infer({self._input: frame, **self._local})
 
     def _prediction(self, sample: Sample, decision: Decision, probabilities: dict[str, float] | None) -> Prediction:
         return Prediction(
@@ -266,6 +363,13 @@ class Predictor:
             model=self.model,
             policy_version=self._version,
         )
+
+
+def _fixed(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a copy that nobody writes to: an engine that has it on its GPU need not look again."""
+    kept = np.array(array, dtype=np.float32)
+    kept.flags.writeable = False
+    return kept
 
 
 def _lateness(sample: Sample, deadline_ms: float | None) -> str | None:

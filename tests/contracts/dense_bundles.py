@@ -109,10 +109,12 @@ def detection(size: int, *, nan: bool = False) -> bytes:
     cells = size // CELL
     nodes = [
         *_brightness(),
-        node("MaxPool", ["cells"], ["highest"], kernel_shape=[5, 5], strides=[1, 1], pads=[2, 2, 2, 2]),
-        node("Equal", ["cells", "highest"], ["peak"]),
+        node("AveragePool", ["cells"], ["smooth"], kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]),
+        node("Add", ["smooth", "slope"], ["uneven"]),  # of equal neighbours one is the peak
+        node("MaxPool", ["uneven"], ["highest"], kernel_shape=[5, 5], strides=[1, 1], pads=[2, 2, 2, 2]),
+        node("Equal", ["uneven", "highest"], ["peak"]),
         node("Cast", ["peak"], ["is_peak"], to=TensorProto.FLOAT),
-        node("Mul", ["cells", "is_peak"], ["peaks"]),
+        node("Mul", ["smooth", "is_peak"], ["peaks"]),
         node("Reshape", ["peaks", "flat"], ["ranked"]),
         node("TopK", ["ranked", "most"], ["top", "where"], axis=1),
         node("Add", ["top", "nothing"], ["scores"]),
@@ -138,6 +140,7 @@ def detection(size: int, *, nan: bool = False) -> bytes:
         "flat": np.array([0, -1]),
         "most": np.array([MOST]),
         "across": np.array(cells),
+        "slope": np.arange(cells * cells, dtype=np.float32).reshape(1, 1, cells, cells) * 1e-6,
         "axis2": np.array([2]),
         "cell": np.float32(CELL),
         "reach": np.array([low, low, high, high], np.float32),
@@ -227,7 +230,7 @@ class DensePlan:
     def write(self, out: Path, private: PrivateKey) -> Path:
         graphs = self.graphs or {"fp32": MAKERS[self.kind](self.size)}
         task = task_of(self.kind, self.size)
-        images = np.stack([frame(self.size, self.size, (8 * i, 8, 8), value=60 * i) for i in range(5)])
+        images = np.stack([frame(self.size, self.size, (8 * i, 8, 12), value=60 * i) for i in range(5)])
         golden: dict[str, Any] = {"in/image": images, "label": np.zeros(len(images), np.int64)}
         for variant, content in graphs.items():
             for name, answer in answers(content, {"image": images}).items():
