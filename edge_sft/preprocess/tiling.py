@@ -28,6 +28,11 @@ Floats = NDArray[np.float32]
 
 AT_ONCE = 8  # tiles in one batch: a tile of 512 pixels takes some 60 MB of activations in Lite0
 
+# Share of the overlap, next to a tile's border, that its neighbour alone tells: there the network saw zeros beyond the
+# border. Lite0 on a steel surface, tiles of 256: against the map of the uncut picture the mean error falls from 2.4 to
+# 0.2 % of the map's deviation at stride 8 and overlap 64 (20 to 13 % at stride 16).
+_BLIND = 0.25
+
 
 @dataclass(frozen=True)
 class View:
@@ -76,8 +81,9 @@ class Placement:
     def merge(self, maps: Floats) -> Floats:
         """Blend the tiles' maps [T,…,h,w] into one of the canvas [...,h',w'], without a seam.
 
-        A tile's weight falls linearly over what it shares with a neighbour, and the weights of a cell add up to 1:
-        where two tiles agree the blend is what they agree on, where they differ it changes over the whole overlap.
+        A tile's weight falls linearly over the middle half of what it shares with a neighbour, and the weights of a
+        cell add up to 1: where two tiles agree the blend is what they agree on, where they differ it changes
+        gradually.
         """
         if len(self) == 1:
             return np.asarray(maps[0], dtype=np.float32)
@@ -115,10 +121,15 @@ class Placement:
         centre = (np.arange(cells) + 0.5) * (length / cells)
         weight = np.ones(cells)
         if start > 0:
-            weight = np.minimum(weight, centre / max(1, self.overlap))
+            weight = np.minimum(weight, self._share(centre))
         if start + length < self.canvas[axis]:
-            weight = np.minimum(weight, (length - centre) / max(1, self.overlap))
+            weight = np.minimum(weight, self._share(length - centre))
         return weight.astype(np.float32)
+
+    def _share(self, distance: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return a tile's weight so far from a border to a neighbour; never quite 0, where no neighbour reaches."""
+        blind = _BLIND * self.overlap
+        return np.asarray(np.clip((distance - blind) / max(1.0, self.overlap - 2 * blind), 1e-6, 1.0))
 
 
 def place(height: int, width: int, spec: Preprocess) -> Placement:

@@ -21,6 +21,8 @@ _AT_BORDER = 2.0  # pixels of a tile within which a box touches its border
 _SAME = 0.5
 # ... or where this share of the smaller one lies in the larger: a tile sees a part of what its neighbour sees whole.
 _INSIDE = 0.6
+# A box with less of it in what the model sees is of a mirror image: beyond the picture's edge tiles continue it so.
+_SEEN = 0.25
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,19 @@ def _in_frame(
     for index in np.unique(tiles):
         mine = tiles == index
         moved[mine] = placement.to_frame(own[mine], int(index))
-    middles = (moved[:, :2] + moved[:, 2:]) / 2
     left, top, right, bottom = region
-    seen = np.asarray((middles >= (left, top)).all(axis=1) & (middles <= (right, bottom)).all(axis=1))
     moved = np.clip(moved, (left, top, left, top), (right, bottom, right, bottom)).astype(np.float32)
-    seen &= (moved[:, 2:] > moved[:, :2]).all(axis=1)
+    sizes = (own[:, 2:] - own[:, :2]).prod(axis=1) * _pixels(placement)[tiles]
+    inside = np.clip(moved[:, 2:] - moved[:, :2], 0, None).prod(axis=1)
+    seen = np.asarray((inside > 0) & (inside >= _SEEN * sizes))
     cut = _cut(own, tiles, placement)
     kinds = labels[tiles, places].astype(np.int32)
     return _Boxes(moved, scores[tiles, places].astype(np.float32), kinds, tiles, cut).take(seen)
+
+
+def _pixels(placement: Placement) -> NDArray[np.float64]:
+    """Return how many pixels of the frame one pixel of each tile covers."""
+    return np.array([1 / (view.scale[0] * view.scale[1]) for view in placement.views])
 
 
 def _cut(own: Floats, tiles: NDArray[np.int64], placement: Placement) -> NDArray[np.bool_]:

@@ -140,7 +140,7 @@ def detection(size: int, *, nan: bool = False) -> bytes:
         "flat": np.array([0, -1]),
         "most": np.array([MOST]),
         "across": np.array(cells),
-        "slope": np.arange(cells * cells, dtype=np.float32).reshape(1, 1, cells, cells) * 1e-6,
+        "slope": np.arange(cells * cells, dtype=np.float32).reshape(1, 1, cells, cells) * -1e-6,
         "axis2": np.array([2]),
         "cell": np.float32(CELL),
         "reach": np.array([low, low, high, high], np.float32),
