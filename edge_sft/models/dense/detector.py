@@ -57,7 +57,10 @@ class DetectionHead(nn.Module):
         """Return boxes [N,M,4], scores [N,M] falling, labels int32 [N,M]; score 0 pads."""
         scores, places, labels = self._highest(raw[0], raw[2])
         boxes = self.boxes(raw[1])
-        chosen = torch.gather(boxes, 1, places.unsqueeze(2).expand(-1, -1, 4))
+        there = scores > 0
+        # where there is none, everything is 0: ties among nothing would be broken differently by each engine
+        chosen = torch.gather(boxes, 1, places.unsqueeze(2).expand(-1, -1, 4)) * there.unsqueeze(2).to(boxes.dtype)
+        labels = labels * there.to(labels.dtype)
         missing = self.most - scores.shape[1]
         if missing:
             chosen = functional.pad(chosen, (0, 0, 0, missing))

@@ -44,11 +44,12 @@ def taps(stages: nn.ModuleList, finest: int, *, backbone: str) -> tuple[Tap, ...
             stride = _PROBE // maps.shape[-1]
             found[stride] = Tap(index, stride, maps.shape[1])
     wanted = [finest * 2**step for step in range((COARSEST // finest).bit_length())]
-    if any(stride not in found for stride in wanted):
+    missing = [f"1/{stride}" for stride in wanted if stride not in found]
+    if missing:
         raise UserError(
             f"backbone {backbone}",
-            "cannot be read at several resolutions, which finding places needs",
-            "Choose efficientnet_lite0, efficientnet_lite2, resnet18, mobilenet_v3_large or another known by name.",
+            f"has no maps of {', '.join(missing)} of the picture's size, which saying where needs",
+            "Choose efficientnet_lite0, efficientnet_lite2, mobilenet_v3_large or another known by name.",
         )
     return tuple(found[stride] for stride in wanted)
 
