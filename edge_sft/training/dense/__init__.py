@@ -1,0 +1,1 @@
+"""Training of models that say where: detection and segmentation."""
