@@ -86,12 +86,10 @@ def logged(
 
 def committed(file: Path) -> str:
     """Return the commit that a recipe has its content from; ends the program where it was changed since."""
-    dirty = subprocess.run(
-        ["git", "status", "--porcelain", "--", file.name], cwd=HERE, capture_output=True, text=True, check=True
-    )
-    if dirty.stdout.strip():
+    if _git("status", "--porcelain", "--", file.name):
         raise SystemExit(f"{file.name} is not committed as it is: commit it before test is scored")
-    found = subprocess.run(
-        ["git", "log", "-1", "--format=%h", "--", file.name], cwd=HERE, capture_output=True, text=True
-    )
-    return found.stdout.strip()
+    return _git("log", "-1", "--format=%h", "--", file.name)
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
