@@ -37,7 +37,10 @@ def predict(
     policy: Annotated[Path | None, typer.Option(help="Another policy.json than the bundle's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A table with a header.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write there instead of the screen.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Write there instead of the screen; FOLDER/ also gets a page and each picture drawn over."),
+    ] = None,
     last: Annotated[bool, typer.Option("--last", help="Sensors: only the newest window of each recording.")] = False,
     root: Annotated[Path | None, typer.Option(help="Sensors: device folder with the commissionings.")] = None,
     pipeline: Annotated[str, typer.Option(help="Sensors: the pipeline that was commissioned.")] = "main",
@@ -49,6 +52,7 @@ def predict(
     from edge_sft.cli.paths import device_root
     from edge_sft.slots.opening import read_policy
 
+    drawn = out is not None and (out.endswith(("/", os.sep)) or Path(out).is_dir())
     if as_json and as_csv:
         raise UserError("--json and --csv", "exclude each other", "Give one of them.")
     _require(data)
@@ -56,7 +60,10 @@ def predict(
     rule = read_policy(policy) if policy else None
     verified = open_verified(bundle, keys)
     windows = verified.manifest.task.modality == "window"
+    if drawn and windows:
+        raise UserError(f"--out {out}", "is a folder; recorded rows make no pictures", "Give a file's name.")
     columns, unit = predict_rows.COLUMNS if windows else _COLUMNS, verified.manifest.task.unit
+    counts: Counter[str]
     if windows:
         made = predict_rows.predictions(
             verified,
@@ -68,10 +75,18 @@ def predict(
             last=last,
             watched=out is not None,
         )
+    elif drawn:
+        from edge_sft.cli import predict_folder
+
+        counts = predict_folder.write(Path(out or ""), bundle, keys, _pictures(data), rule, variant)
+        _refuse_nothing(counts, windows=False)
+        errors.print(f"Page  {Path(out or '') / predict_folder.PAGE}", markup=False, soft_wrap=True)
+        _close(counts, "pictures")
+        return
     else:
         made = _of_pictures(bundle, keys, data, rule, variant)
-    counts: Counter[str] = Counter()
-    with contextlib.closing(made), _target(out) as target:
+    counts = Counter()
+    with contextlib.closing(made), _target(None if out is None else Path(out)) as target:
         if as_csv:
             target.write(_csv_row(columns))
         for prediction in made:
@@ -156,5 +171,10 @@ def _csv_row(values: tuple[object, ...]) -> bytes:
 def _text_line(prediction: Prediction) -> bytes:
     if prediction.verdict == "no_decision":
         return f"{'no_decision':<12} {prediction.name}\n".encode()
+    if prediction.marks is not None:
+        count = prediction.marks_found or len(prediction.marks)
+        what = f"{prediction.label}, " if prediction.label else ""
+        found = f"{what}{count} {'mark' if count == 1 else 'marks'}"
+        return f"{prediction.verdict:<12} {prediction.name}  score {prediction.score:.3f}  {found}\n".encode()
     share = f"{prediction.confidence:.3f}" if prediction.confidence is not None else ""
     return f"{prediction.verdict:<12} {prediction.name}  {prediction.label} {share}\n".encode()

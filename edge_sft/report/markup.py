@@ -14,7 +14,7 @@ class Html(str):
 
 Child = str | float | Html | None | Iterable["Child"]
 
-_VOID = frozenset({"br", "img", "meta", "hr", "line", "rect", "circle", "path", "polyline", "polygon"})
+_VOID = frozenset({"br", "img", "meta", "hr", "input", "line", "rect", "circle", "path", "polyline", "polygon"})
 # What must not reach a page even escaped: control and direction-changing characters, which make "gpj.exe" look
 # like "exe.jpg".
 _UNSEEN = dict.fromkeys(
@@ -38,7 +38,7 @@ def el(tag: str, *children: Child, **attributes: object) -> Html:
         if value is not None
     )
     if tag in _VOID:
-        return Html(f"<{tag}{given}>" if tag in {"br", "img", "meta", "hr"} else f"<{tag}{given}/>")
+        return Html(f"<{tag}{given}>" if tag in {"br", "img", "meta", "hr", "input"} else f"<{tag}{given}/>")
     return Html(f"<{tag}{given}>{join(children)}</{tag}>")
 
 

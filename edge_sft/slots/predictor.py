@@ -199,6 +199,11 @@ class Predictor:
         """What really runs: provider, library version, threads."""
         return self._engine.info
 
+    @property
+    def mm_per_pixel(self) -> float | None:
+        """Of the frame as the camera gives it; None where nobody measured it."""
+        return self._preprocess.mm_per_pixel
+
     def predict(self, sample: Sample) -> Prediction:
         """Decide about one sample. Bad frames, lateness and engine trouble come out as ``no_decision``."""
         late = _lateness(sample, self.deadline_ms)
