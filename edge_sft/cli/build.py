@@ -66,7 +66,7 @@ def build_bundle(recipe_path: Path, out: Path, key: Path) -> Built:
     from edge_sft.data.reader import open_dataset
 
     prepare(None)  # before torch is imported
-    from edge_sft.training.fit import fit
+    from edge_sft.cli.kinds import fit
 
     private_key = load_private(key)  # before the long work: a missing key is told now
     recipe = recipes.load(recipe_path)
@@ -108,18 +108,10 @@ def check_page(html: str, out: Path) -> Path:
 
 
 def _export(recipe: Recipe, meta: CheckpointMeta, dataset: Dataset, out: Path, bar: Any) -> ExportResult:
-    from edge_sft.export.variants import export_variants
+    from edge_sft.cli import kinds
 
     def export(target: Path) -> ExportResult:
-        return export_variants(
-            out / "checkpoint",
-            dataset,
-            target,
-            variants=recipe.export.variants,
-            calibration_pictures=recipe.export.calibration_pictures,
-            tolerance_points=recipe.export.tolerance_points,
-            progress=bar,
-        )
+        return kinds.export(recipe, out / "checkpoint", dataset, target, bar)
 
     return exported_once(out / "export", export_digest(recipe, meta), export)
 
@@ -150,13 +142,10 @@ def export_digest(recipe: Recipe | SensorRecipe, meta: CheckpointMeta) -> str:
 
 
 def _report(recipe: Recipe, out: Path, meta: CheckpointMeta, exported: ExportResult, dataset: Dataset) -> str:
-    from edge_sft import checkpoint as checkpoints
     from edge_sft import durable
-    from edge_sft.report import model_page
+    from edge_sft.cli import kinds
 
-    html = model_page.render(
-        meta, checkpoints.read_scores(out / "checkpoint"), exported.gates, pictures_of(dataset), section=recipe.policy
-    )
+    html = kinds.report(recipe, meta, out / "checkpoint", exported, pictures_of(dataset))
     durable.write_text(out / "report.html", html)
     return html
 

@@ -27,8 +27,8 @@ def export(
     from edge_sft.cli.train import prepare
 
     prepare(threads)
+    from edge_sft.cli import kinds
     from edge_sft.data.reader import open_dataset
-    from edge_sft.export.variants import export_variants
 
     if checkpoints.read_meta(checkpoint, verify=False).task.modality == "window":
         from edge_sft.cli.train_sensors import export_windows
@@ -37,15 +37,7 @@ def export(
         return
     loaded = _recipe(checkpoint, recipe, data)
     with progress() as bars:
-        result = export_variants(
-            checkpoint,
-            open_dataset(loaded, bars),
-            out or checkpoint / "export",
-            variants=loaded.export.variants,
-            calibration_pictures=loaded.export.calibration_pictures,
-            tolerance_points=loaded.export.tolerance_points,
-            progress=bars,
-        )
+        result = kinds.export(loaded, checkpoint, open_dataset(loaded, bars), out or checkpoint / "export", bars)
     _show(result)
 
 

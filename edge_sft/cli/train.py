@@ -35,7 +35,7 @@ def train(
         return
 
     prepare(threads)
-    from edge_sft.training.fit import fit
+    from edge_sft.cli.kinds import fit
 
     loaded = recipes.load(recipe)
     if seed is not None:
@@ -45,7 +45,10 @@ def train(
     with progress() as bars:
         dataset = open_dataset(loaded, bars)
         meta = fit(loaded, dataset, target, recipe_text=recipe.read_text(encoding="utf-8"), progress=bars)
-    _show(meta, target, len(dataset.quarantined))
+    if loaded.task.kind == "classification":
+        _show(meta, target, len(dataset.quarantined))
+        return
+    _show_where(meta, target, len(dataset.quarantined))
 
 
 def prepare(threads: int | None) -> None:
@@ -94,6 +97,20 @@ def _show(meta: CheckpointMeta, target: Path, quarantined: int) -> None:
         f"{facts['steps']} steps on {facts['device']} in {minutes:.1f} min ({cpu:.1f} CPU min, "
         f"{facts['threads']} threads, {facts['peak_memory_mb']} MB); kept: {facts['chosen']}"
     )
+    if quarantined:
+        console.print(f"[yellow]{quarantined} files were left out[/]; `edge-sft check` names them.")
+    console.print(f"Checkpoint: {target}")
+
+
+def _show_where(meta: CheckpointMeta, target: Path, quarantined: int) -> None:
+    """Tell of a model that says where: every number of each split that is one."""
+    for split in ("val", "test"):
+        numbers = meta.metrics.get(split, {})
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
+        if told:
+            console.print(f"{split}: {told}", markup=False)
+    for note in meta.training.get("notes", ()):
+        console.print(str(note), markup=False)
     if quarantined:
         console.print(f"[yellow]{quarantined} files were left out[/]; `edge-sft check` names them.")
     console.print(f"Checkpoint: {target}")

@@ -24,6 +24,16 @@ HERE = DeviceProfile(
 )
 
 
+def features(model: Path, blocks: Iterable[Arrays], name: str, progress: Progress) -> NDArray[np.float16]:
+    """Run blocks through a graph and keep one output in half precision, [N,…]: what may be too large otherwise."""
+    told: list[NDArray[np.float16]] = []
+    with open_engine(model, HERE) as engine:
+        for block in blocks:
+            told.append(engine.infer(block)[name].astype(np.float16))
+            progress.advance(len(told[-1]))
+    return np.concatenate(told)
+
+
 def outputs(model: Path, blocks: Iterable[Arrays], progress: Progress | None = None) -> Arrays:
     """Run blocks of inputs (by graph name, batch axis first) through a graph.
 

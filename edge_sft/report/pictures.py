@@ -13,8 +13,8 @@ from edge_sft.report.markup import Child, Html, el
 LARGEST_SIDE = 160
 
 
-def data_uri(image: NDArray[Any]) -> str | None:
-    """Return a picture as a JPEG data URI of at most 160 pixels a side; None for what is no picture.
+def data_uri(image: NDArray[Any], largest: int = LARGEST_SIDE) -> str | None:
+    """Return a picture as a JPEG data URI of at most ``largest`` pixels a side; None for what is no picture.
 
     Args:
         image: uint8 or uint16, [H, W], [H, W, 1] or [H, W, 3] RGB.
@@ -25,7 +25,7 @@ def data_uri(image: NDArray[Any]) -> str | None:
 
     small = image if image.dtype == np.uint8 else np.clip(image.astype(np.float32) / 257, 0, 255).astype(np.uint8)
     height, width = small.shape[:2]
-    scale = LARGEST_SIDE / max(height, width)
+    scale = largest / max(height, width)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA))

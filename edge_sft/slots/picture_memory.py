@@ -68,7 +68,7 @@ def fit(
     layout: Layout,
     *,
     rate: float,
-    folds: int = 10,
+    folds: int = 5,
     clean: bool = True,
     alike: bool = False,
     tell: Told | None = None,
@@ -100,9 +100,6 @@ def fit(
         if not (outlying & kept).any():
             break
         kept &= ~outlying
-    else:
-        if clean:
-            raw = _cross_fitted(features, fold, kept, layout, alike)
     require_enough(int(kept.sum()), rate)
     say("Remembering good pictures")
     body = _body(features, kept, layout, alike, seed=0)
@@ -176,7 +173,7 @@ class _Raw:
         """Return the two ways' weights, and the limits of score and map at the rate."""
         weights = _WEIGHTS / np.maximum(_spread(self.scores[kept]), 1e-9)
         return weights, (
-            conformal(self.combined(weights)[kept], rate),
+            max(conformal(self.combined(weights)[kept], rate), 1e-12),
             max(conformal(self.peaks(weights)[kept], rate), 1e-12),
         )
 

@@ -103,6 +103,7 @@ class DenseReference:
         progress.start(f"Proving {variant}", len(self.shown))
         blocks = ({**block, **local} for block in self.shown.blocks(BATCH))
         after = running.outputs(model, blocks, progress)
+        after.pop(FEATURES, None)
         return kinds.JUDGES[self.task.kind](variant, after, self, note)
 
     def not_made(self, variant: VariantName, why: str) -> GateResult:

@@ -48,6 +48,7 @@ class Tiles:
         good: Whether each picture shows a good part, [P].
         truth: One a tile.
         ids: Of the pictures, [P].
+        groups: What each picture must stay with, [P].
     """
 
     images: NDArray[np.uint8]
@@ -55,6 +56,7 @@ class Tiles:
     good: NDArray[np.bool_]
     truth: tuple[Marked, ...]
     ids: tuple[str, ...]
+    groups: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,7 +65,7 @@ class Tiles:
         """Return the tiles at these positions; pictures keep their numbers."""
         chosen = np.asarray(indices, dtype=np.int64)
         truth = tuple(self.truth[index] for index in chosen)
-        return Tiles(self.images[chosen], self.picture[chosen], self.good, truth, self.ids)
+        return Tiles(self.images[chosen], self.picture[chosen], self.good, truth, self.ids, self.groups)
 
     def blocks(self, size: int, name: str = "image") -> Iterator[dict[str, NDArray[np.uint8]]]:
         """Yield the graph's input by name, at most ``size`` tiles at a time."""
@@ -109,9 +111,9 @@ class Reader:
             items += choose(dataset.split("val"), count - len(items))
         return self.read(items, min(count, self.affordable()), progress, "Reading pictures for quantization ranges")
 
-    def good_train(self, dataset: Dataset, count: int, progress: Progress) -> Tiles:
-        """Read good training pictures: what memories are made of."""
-        items = self._usable(dataset.split("train"))
+    def good_train(self, dataset: Dataset, count: int, progress: Progress, left_out: frozenset[str]) -> Tiles:
+        """Read good training pictures but those left out: what memories are made of."""
+        items = [item for item in self._usable(dataset.split("train")) if item.id not in left_out]
         return self.read(items, min(count, self.affordable()), progress, "Reading good pictures")
 
     def affordable(self) -> int:
@@ -147,6 +149,7 @@ class Reader:
             good,
             tuple(truth),
             tuple(item.id for item in shown),
+            tuple(item.group or item.id for item in shown),
         )
 
     def is_good(self, item: Item) -> bool:

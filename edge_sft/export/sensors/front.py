@@ -45,7 +45,7 @@ def fronts(model: onnx.ModelProto, seen: dict[str, Observed]) -> Iterator[frozen
     """
     nodes = model.graph.node
     search = searching(model)
-    kept = _kept(model, seen, search) | (_after_memory(model) - search) | guarded(model)
+    kept = _kept(model, seen, search) | (after_memory(model) - search) | guarded(model)
     if not layer_names(model) and search - kept:
         yield frozenset(node.name for node in nodes) - (search - kept)
     layers = layer_names(model) - kept
@@ -107,7 +107,7 @@ def guarded(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(node.name for node in model.graph.node if (tiny | made) & set(node.input))
 
 
-def _after_memory(model: onnx.ModelProto) -> frozenset[str]:
+def after_memory(model: onnx.ModelProto) -> frozenset[str]:
     """Return the nodes that depend on a machine's memory."""
     reached = set(memories(model))
     found: set[str] = set()
