@@ -84,6 +84,29 @@ def logged(
     return row
 
 
+def table(kind: str, columns: tuple[str, ...]) -> str:
+    """Return the looks at test as a table: how many there were, the first beside the last."""
+    looks: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for line in LOOKS.read_text().splitlines():
+        row = json.loads(line)
+        if row["set"].startswith(f"{kind}/"):
+            looks.setdefault((row["set"].split("/")[1], row["who"], row["seed"]), []).append(row)
+    lines = [
+        f"| set | model | seed | looks | {' | '.join(columns)} |",
+        f"|---|---|---|---|{'---|' * len(columns)}",
+    ]
+    for (name, who, seed), rows in sorted(looks.items()):
+        cells = [_cell(rows[0].get(column), rows[-1].get(column)) for column in columns]
+        lines.append(f"| {name} | {who} | {seed} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(first: float | None, last: float | None) -> str:
+    if last is None:
+        return "–"
+    return f"{last:.3f}" if first in (None, last) else f"{last:.3f} (first {first:.3f})"
+
+
 def committed(file: Path) -> str:
     """Return the commit that a recipe has its content from; ends the program where it was changed since."""
     if _git("status", "--porcelain", "--", file.name):
