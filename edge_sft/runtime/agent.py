@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from edge_sft.errors import UserError
 from edge_sft.runtime.config import AgentConfig, AssetsSection, PipelineSection, RowsFromMqtt
 from edge_sft.runtime.continuing import Continuity
 from edge_sft.runtime.journal import Journal
+from edge_sft.runtime.meter import Meter
 from edge_sft.runtime.mqtt import MqttLink, MqttSettings
 from edge_sft.runtime.pipeline import Pipeline
 from edge_sft.runtime.publisher import Publisher
 from edge_sft.runtime.sensor_pipeline import SensorPipeline
 from edge_sft.runtime.service import Notify
+from edge_sft.runtime.snapshots import Snapshots
 from edge_sft.runtime.sources import rows_mqtt, rows_replay
 from edge_sft.runtime.sources.protocol import Source, open_source
 from edge_sft.runtime.sources.reopening import ReopeningSource
@@ -67,6 +69,7 @@ class Agent:
         self._notify = notify
         self.topics = Topics(config.agent.site, config.agent.line, config.agent.device, config.mqtt.topic_prefix)
         self.link = self._make_link()
+        self.pictures_link = self._make_pictures_link()
         self.beat = StateBeat(
             self.link,
             self.topics,
@@ -112,6 +115,12 @@ class Agent:
             on_event=lambda kind, detail: self.voice.event(None, kind, detail),
         )
 
+    def _make_pictures_link(self) -> MqttLink | None:
+        """Return a connection for snapshots alone: a picture is as long as a thousand decisions."""
+        if not any(one.snapshot is not None for one in self.config.pipeline):
+            return None
+        return MqttLink(self.link.settings, client_id=f"{self.link.client_id}-snapshots")
+
     def _look_at_journal(self) -> JournalView:
         return JournalView(self.journal.waiting, self.journal.size_bytes, self.journal.on_disk)
 
@@ -131,13 +140,25 @@ class Agent:
             sink=self.journal.append,
             flush=self.journal.flush,
             tell=tell,
+            snapshots=self._snapshots_of(section, tell),
         )
+        if pipeline.snapshots is not None:
+            self.journal.follow(pipeline.snapshots.numbered)
         if section.trigger.kind == "mqtt" and pipeline.inbox is not None:
             name = section.trigger.topic
             topic = name if "/" in name else self.topics.pipeline(section.name, name)
             inbox = pipeline.inbox
             self.link.subscribe(topic, lambda _topic, payload: inbox.offer(payload))
         return pipeline
+
+    def _snapshots_of(
+        self, section: PipelineSection, tell: Callable[[str, str], None]
+    ) -> Callable[[Meter], Snapshots] | None:
+        wanted, link = section.snapshot, self.pictures_link
+        if wanted is None or link is None:
+            return None
+        topic = self.topics.snapshot(section.name)
+        return lambda meter: Snapshots(wanted, link, topic, meter=meter, tell=tell)
 
     def _make_sensor_pipeline(
         self, section: PipelineSection, source: Source | None, loader: Loader | None
@@ -180,6 +201,8 @@ class Agent:
         """
         _one_thread_a_picture()
         self.link.start()
+        if self.pictures_link is not None:
+            self.pictures_link.start()
         self.publisher.start()
         for pipeline in self.pipelines:
             pipeline.start()
@@ -217,6 +240,8 @@ class Agent:
         self.voice.send_events()
         self.beat.stop()
         self.link.stop()
+        if self.pictures_link is not None:
+            self.pictures_link.stop()
         self.journal.close()
         return clean
 

@@ -285,6 +285,23 @@ class QueueSection(_Strict):
     policy: Literal["latest", "block"] | None = None
 
 
+class SnapshotSection(_Strict):
+    """Pictures of decisions, drawn over, on the ``snapshot`` topic; best effort, none is kept.
+
+    Attributes:
+        when: Verdicts that get one.
+        max_bytes: Of a whole message, as a broker's ``max_packet_size`` counts; pictures get coarser and smaller
+            until they fit.
+        max_per_minute: Further ones are left out, and counted.
+    """
+
+    when: tuple[Literal["ok", "nok", "uncertain", "no_decision"], ...] = Field(
+        default=("nok", "uncertain"), min_length=1
+    )
+    max_bytes: int = Field(default=200_000, ge=10_000, le=10_000_000)
+    max_per_minute: int = Field(default=30, ge=1, le=6000)
+
+
 class PipelineSection(_Strict):
     """One stream: its source, its trigger, its queue, its model slots (named like the pipeline).
 
@@ -297,6 +314,7 @@ class PipelineSection(_Strict):
     trigger: TriggerConfig = FreeRunning()
     queue: QueueSection = QueueSection()
     assets: AssetsSection | None = Field(default=None, description="of a source of sensor rows")
+    snapshot: SnapshotSection | None = Field(default=None, description="pictures on MQTT; off without it")
     deadline_ms: float | None = Field(default=None, gt=0, description="capture to decision; later is no_decision")
     threads: int | None = Field(default=None, ge=1, le=64, description="inference threads; default: as proved")
     workers: int = Field(default=1, ge=1, le=64, description="copies of the model that share the threads")
@@ -320,6 +338,8 @@ class PipelineSection(_Strict):
             raise ValueError("rows are decided in order, in batches, by one worker; set threads instead of workers")
         if self.assets is not None and not self.of_rows:
             raise ValueError(f"[pipeline.assets] is for sources of sensor rows, not '{self.source.kind}'")
+        if self.snapshot is not None and self.of_rows:
+            raise ValueError(f"[pipeline.snapshot] shows pictures; a source of kind '{self.source.kind}' gives rows")
         if self.trigger.kind == "filename" and self.source.kind not in ("folder", "files"):
             raise ValueError(f"trigger kind 'filename' needs a source of files, not '{self.source.kind}'")
         if self.threads is not None and self.workers > self.threads:

@@ -74,6 +74,24 @@ class Crew:
         finally:
             self._free.put(one)
 
+    def decide(self, tensor: Any, sample: Sample) -> tuple[Prediction, Any]:
+        """Decide as `infer`, and also return the map behind the decision, where the model has one."""
+        one = self._free.get()
+        try:
+            return one.infer(tensor, sample), getattr(one, "heat", None)
+        finally:
+            self._free.put(one)
+
+    def shown(self, sample: Sample, prediction: Prediction, heat: Any) -> Any:
+        """Return what `edge_sft.slots.overlay` draws; None where the model shows nothing. Also after `close`."""
+        show = getattr(self._all[0], "shown", None)
+        return None if show is None else show(sample, prediction, heat)
+
+    @property
+    def mm_per_pixel(self) -> float | None:
+        """Of its frames; None where nobody measured it."""
+        return getattr(self._all[0], "mm_per_pixel", None)
+
     def no_decision(self, sample: Sample, reason: str) -> Prediction:
         """Say that nothing was decided."""
         return self._all[0].no_decision(sample, reason)

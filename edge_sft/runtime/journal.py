@@ -29,6 +29,7 @@ from edge_sft.runtime.setting_aside import is_damage, set_aside, why
 
 log = logging.getLogger(__name__)
 Listener = Callable[[Sequence[tuple[str, str, int]]], None]
+Follower = Callable[[Sequence[tuple[Prediction, tuple[str, str, int]]]], None]
 MEMORY_IDS = 2**40  # row ids in memory start here: above all ids of the file
 MOST_SEQ = 2**63 - 1
 SLOWEST_RETRY_S = 15.0
@@ -76,6 +77,7 @@ class Journal:
         self._clock = clock
         self._on_event = on_event
         self._listeners: list[Listener] = []
+        self._followers: list[Follower] = []
         self._queue: deque[Prediction] = deque()
         self._lost: dict[str, int] = {}
         self._acknowledged: set[int] = set()
@@ -168,6 +170,10 @@ class Journal:
         """
         self._listeners.append(listener)
 
+    def follow(self, follower: Follower) -> None:
+        """Have each commit's predictions told with their (stream, epoch, seq), as `listen` tells the places alone."""
+        self._followers.append(follower)
+
     @property
     def epoch(self) -> str:
         """16 hex digits under which new entries are numbered."""
@@ -242,6 +248,9 @@ class Journal:
                 self._inbox.notify_all()
         for listener in self._listeners:
             listener(places)
+        stored = list(zip(batch.predictions, places, strict=True))
+        for follower in self._followers:
+            follower(stored)
 
     def _commit(self, outbox: Outbox, batch: Batch, limits: Limits) -> list[tuple[str, str, int]]:
         outbox.relaxed(not batch.adds)

@@ -28,6 +28,7 @@ from edge_sft.runtime.config import PipelineSection
 from edge_sft.runtime.crew import Crew, Post
 from edge_sft.runtime.meter import Meter
 from edge_sft.runtime.queues import InOrder, Numbered, Ready, SampleQueue
+from edge_sft.runtime.snapshots import Snapshots, Wanted
 from edge_sft.runtime.sources.protocol import Source, SourceEnded, SourceStatus
 from edge_sft.runtime.swap import TELL, Loader, Swapper
 from edge_sft.runtime.threads import Threads
@@ -42,6 +43,15 @@ _SETTLE_S = 0.05
 _STUCK_S = 10.0
 # Decided files whose decision could not be made durable yet (disk full); older ones are decided again on restart.
 _RECEIPTS_MAX = 10_000
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A decision on its way to the journal; ``wanted`` is what a snapshot of it is drawn from, if one is wanted."""
+
+    prediction: Prediction
+    sample: Sample
+    wanted: Wanted | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Pipeline:
         sink: Takes each Prediction, in order; must not block for long.
         flush: Waits until what the sink took is on disk; True when it is.
         tell: Told (kind, sentence) of what a person may want to know.
+        snapshots: Makes what takes the decisions that were made; None = nobody wants pictures.
     """
 
     def __init__(
@@ -74,9 +85,11 @@ class Pipeline:
         sink: Callable[[Prediction], None],
         flush: Callable[[float], bool],
         tell: TELL,
+        snapshots: Callable[[Meter], Snapshots] | None = None,
     ) -> None:
         self.section = section
         self.meter = Meter()
+        self.snapshots = None if snapshots is None else snapshots(self.meter)
         self.post = Post()
         self.inbox: TriggerInbox | None = None
         self._source = self._triggered(source)
@@ -85,7 +98,7 @@ class Pipeline:
         self._tell = tell
         self._queue = SampleQueue(section.queue.size, section.queue_policy)
         self._ready: Ready[_Prepared] = Ready(ahead=section.workers, producers=section.workers)
-        self._order: InOrder[tuple[Prediction, Sample]] = InOrder(self._deliver)
+        self._order: InOrder[_Decided] = InOrder(self._deliver)
         self._swapper = Swapper(loader, self.post, tell)
         self._receipts: deque[Sample] = deque(maxlen=_RECEIPTS_MAX)
         self._stopping = threading.Event()
@@ -112,6 +125,9 @@ class Pipeline:
         """Start all threads and return."""
         self._threads.start("swap", lambda: self._swapper.run(self._stopping))
         self._threads.start("settle", self._settle_for_ever)
+        if self.snapshots is not None:
+            snapshots = self.snapshots
+            self._threads.start("snapshot", lambda: snapshots.run(self._stopping))
         for name in self._inferring:
             self._threads.start(name, self._infer)
         for name in self._preparing:
@@ -205,7 +221,7 @@ class Pipeline:
             prediction = no_decision(numbered.sample, reason, crew)
         finally:
             self.post.release(crew)
-        self._order.put(numbered.number, (prediction, numbered.sample))
+        self._order.put(numbered.number, _Decided(prediction, numbered.sample))
 
     def _watch_source(self) -> None:
         status = self._source.status
@@ -249,20 +265,22 @@ class Pipeline:
                 if not kept:
                     self.post.release(crew)
             if not kept:
-                self._order.put(numbered.number, (answer, sample))
+                self._order.put(numbered.number, _Decided(answer, sample))
         return kept
 
     def _infer(self) -> None:
         while (item := self._ready.take()) is not None:
-            sample = item.numbered.sample
+            sample, wanted = item.numbered.sample, None
             with self._busy():
                 try:
-                    prediction = item.crew.infer(item.tensor, sample)
+                    prediction, heat = item.crew.decide(item.tensor, sample)
+                    if self.snapshots is not None:
+                        wanted = Wanted(prediction, sample, item.crew, heat)
                 except Exception as error:  # noqa: BLE001  # the stream goes on
                     prediction = self._failed(sample, item.crew, error)
                 finally:
                     self.post.release(item.crew)
-                self._order.put(item.numbered.number, (prediction, sample))
+                self._order.put(item.numbered.number, _Decided(prediction, sample, wanted))
 
     def _failed(self, sample: Sample, crew: Crew | None, error: Exception) -> Prediction:
         if isinstance(error, DataError):
@@ -281,8 +299,10 @@ class Pipeline:
         finally:
             self._busy_since.pop(name, None)
 
-    def _deliver(self, item: tuple[Prediction, Sample]) -> None:
-        prediction, sample = item
+    def _deliver(self, item: _Decided) -> None:
+        prediction, sample = item.prediction, item.sample
+        if self.snapshots is not None and item.wanted is not None:
+            self.snapshots.offer(item.wanted)  # before the journal has it, which tells its number
         self._sink(prediction)
         self.meter.decision(prediction.verdict, prediction.latency_ms)
         self._keep_receipt(sample)

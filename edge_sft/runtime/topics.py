@@ -8,7 +8,7 @@ from urllib.parse import quote
 from edge_sft.errors import UserError
 
 DEFAULT_PREFIX = "edge-sft/v1"
-PIPELINE_KINDS = ("prediction", "state", "metrics", "event")
+PIPELINE_KINDS = ("prediction", "state", "metrics", "event", "snapshot")
 DEVICE_KINDS = ("state", "desired", "reported", "command", "ack")
 _FORBIDDEN = "+#/\x00"
 
@@ -56,6 +56,10 @@ class Topics:
     def event(self, pipeline: str) -> str:
         """Topic of what happened to one pipeline, for people."""
         return self.pipeline(pipeline, "event")
+
+    def snapshot(self, pipeline: str) -> str:
+        """Topic of one pipeline's pictures."""
+        return self.pipeline(pipeline, "snapshot")
 
     def of_device(self, kind: str) -> str:
         """Topic of the whole device: ``state`` (retained, with the last will), ``desired``, ``command``, ``ack``…"""

@@ -91,7 +91,7 @@ def jpeg_within(picture: Picture, most_bytes: int) -> bytes | None:
     """Encode RGB as JPEG of at most so many bytes: of less quality, then smaller; None where even a stamp is larger."""
     import cv2
 
-    while max(picture.shape[:2]) >= 64:
+    while most_bytes > 0 and max(picture.shape[:2]) >= 64:
         for quality in (85, 70, 50):
             content = jpeg(picture, quality)
             if len(content) <= most_bytes:

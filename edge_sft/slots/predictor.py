@@ -244,10 +244,24 @@ class Predictor:
             frame, size = image, (image.shape[0], image.shape[1])
         else:
             frame, size = decode_for(preprocess.read_encoded(Path(image)), self._preprocess, source=str(image))
-        whole = self._preprocess.model_copy(update={"roi": None, "ignore": (), "grey": False})
-        seen = finished(region(frame, whole))
         prediction = self._decide(self._made(frame, size), sample, deadline_ms=None)
-        return Explained(seen, size, prediction, self.heat)
+        return Explained(self._visible(frame), size, prediction, self.heat)
+
+    def shown(self, sample: Sample, prediction: Prediction, heat: Heat | None = None) -> Explained | None:
+        """Return what can be shown of a decided sample; None where it holds no picture. From any thread."""
+        data = sample.data
+        if data is None or isinstance(data, Rows):
+            return None
+        if isinstance(data, Encoded):
+            frame, size = decode_for(data.content, self._preprocess, source=sample.name or "picture")
+        else:
+            frame, size = data, (data.shape[0], data.shape[1])
+        return Explained(self._visible(frame), size, prediction, heat)
+
+    def _visible(self, frame: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return a frame as people see it: eight bits, three channels, whole."""
+        whole = self._preprocess.model_copy(update={"roi": None, "ignore": (), "grey": False})
+        return finished(region(frame, whole))
 
     def prepare(self, sample: Sample) -> Any:
         """Preprocess a sample to what `infer` takes: uint8 [1, H, W, 3] for classification, else `Tiled`.

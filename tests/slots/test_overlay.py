@@ -133,6 +133,7 @@ def test_a_jpeg_fits_or_is_none() -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[1] > 300  # not smaller than it must be
     assert overlay.jpeg_within(noise, 100) is None
+    assert overlay.jpeg_within(noise, -1) is None
 
 
 @pytest.fixture

@@ -40,12 +40,18 @@ def shared(name: str) -> ModuleType:
 
 
 shared("small_bundle")
+shared("dense_bundles")
 shared("source")
 
 
 @pytest.fixture(scope="session")
 def small() -> ModuleType:
     return shared("small_bundle")
+
+
+@pytest.fixture(scope="session")
+def dense() -> ModuleType:
+    return shared("dense_bundles")
 
 
 @pytest.fixture(scope="session")
