@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge_sft.data.dataset import Quarantined, SplitName
+from edge_sft.data.truth import Truth
 from edge_sft.errors import DataError
 
 Layout = Literal["pool", "splits", "manifest"]
@@ -43,6 +44,7 @@ class Listed:
     group: str | None = None
     part_id: str | None = None
     weight: float = 1.0
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from edge_sft.data.dataset import Dataset, Item, PictureFacts, Quarantined
 from edge_sft.data.listing import Listed, Listing, list_folder
 from edge_sft.data.looking import Seen, look_all
 from edge_sft.data.manifest import read_manifest
+from edge_sft.data.truth import GOOD
 from edge_sft.errors import DataError, UserError
 from edge_sft.preprocess import require_opencv
 from edge_sft.progress import Progress, Silent
@@ -45,7 +46,10 @@ def open_dataset(
     require_opencv()
     root = Path(recipe.data.path)
     listing = list_folder(root) if recipe.data.manifest is None else read_manifest(Path(recipe.data.manifest), root)
-    _check_labels(listing, recipe.task.labels, root)
+    if recipe.task.kind != "classification":
+        listing = _with_truths(listing, recipe)
+    marked = recipe.task.kind in ("detection", "segmentation")
+    _check_labels(listing, (*recipe.task.labels, GOOD) if marked else recipe.task.labels, root)
     entries, seen, broken = _read(listing.entries, progress)
     if not entries:
         raise DataError(str(root), f"has no readable picture ({_reasons(broken)})", "Run: edge-sft check")
@@ -63,7 +67,7 @@ def open_dataset(
         partial=partial,
     )
     if not partial:
-        _check_trainable(dataset)
+        _check_trainable(dataset, recipe)
     _check_frozen(dataset, recipe.data.split.frozen_test)
     return dataset
 
@@ -139,12 +143,42 @@ def _items(
             part_id=entry.part_id,
             weight=entry.weight,
             given_group=group,
+            truth=entry.truth,
         )
         for entry, look, place, group in zip(entries, seen, placed, groups, strict=True)
     ]
 
 
-def _check_trainable(dataset: Dataset) -> None:
+def _with_truths(listing: Listing, recipe: Recipe) -> Listing:
+    """Add what is marked in the pictures; formats that lie with the pictures are found by their layout."""
+    from edge_sft.data.annotations.attaching import attach
+
+    folders = [None if part is None else Path(part) for part in (recipe.data.annotations, recipe.data.masks)]
+    if folders == [None, None]:
+        if recipe.task.kind == "anomaly":
+            return listing
+        raise DataError(
+            str(recipe.data.path),
+            f"has nothing marked that {recipe.task.kind} could learn from",
+            "Say in the recipe where it is: data.annotations (a folder of VOC's XML files) or data.masks.",
+        )
+    return attach(listing, annotations=folders[0], masks=folders[1], good=(*recipe.task.ok, GOOD))
+
+
+def _check_trainable(dataset: Dataset, recipe: Recipe) -> None:
+    if recipe.task.kind in ("detection", "segmentation"):
+        if not any(item.truth is not None for item in dataset.split("train")):
+            raise DataError(
+                str(dataset.root), "has no marked picture to train on", "Check data.annotations and data.masks."
+            )
+        return
+    if recipe.task.kind == "anomaly":
+        if not any(item.label in recipe.task.ok for item in dataset.split("train")):
+            wanted = _names(recipe.task.ok)
+            raise DataError(
+                str(dataset.root), f"has no picture of {wanted} to learn from", "Add some, or mend task.ok."
+            )
+        return
     usable = Counter(item.label for item in dataset.items)
     trained = Counter(item.label for item in dataset.split("train"))
     absent = [label for label in dataset.labels if not usable[label]]
