@@ -101,6 +101,20 @@ def test_neighbours_of_a_peak_are_no_objects():
     assert (one.answers(raw)[1][0] > 0.1).sum() == 1
 
 
+def test_doubles_fade_and_other_labels_do_not():
+    one = DetectionHead(8, 2, stride=8, size=(64, 64), most=10)
+    heat = torch.full((1, 2, 8, 8), -20.0)
+    heat[0, 0, 3, 2], heat[0, 0, 3, 4], heat[0, 1, 3, 5], heat[0, 0, 0, 7] = 3.0, 2.0, 1.0, 0.5
+    sides = torch.full((1, 4, 8, 8), 1.5)  # 4.5 cells to each side: they lie on each other
+    sides[0, :, 0, 7] = -1.0
+    _, scores, labels = one.answers((heat, sides, torch.full((1, 1, 8, 8), 20.0)))
+    alone = torch.sigmoid(torch.tensor([3.0, 1.0, 0.5, 2.0])).sqrt()
+    assert labels[0, :4].tolist() == [0, 1, 0, 0]
+    assert scores[0, :3].tolist() == pytest.approx(alone[:3].tolist(), abs=1e-4)
+    assert scores[0, 3] < 0.6 * alone[3]
+    assert (scores[0].diff() <= 0).all()
+
+
 def test_fewer_places_than_boxes_are_padded():
     one = DetectionHead(8, 1, stride=8, size=(16, 16), most=10)
     answers = one.answers((torch.zeros(2, 1, 2, 2), torch.zeros(2, 4, 2, 2), torch.zeros(2, 1, 2, 2)))
