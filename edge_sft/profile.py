@@ -42,7 +42,7 @@ class Building(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_max: int | None = Field(
-        default=None, ge=1, description="largest batch that an engine must take; left out = 1 picture, 64 windows"
+        default=None, ge=1, description="largest batch an engine must take; left out = 1 picture, 8 tiles, 64 windows"
     )
     workspace_mb: int = Field(default=0, ge=0, description="memory that a build may use; 0 = the library's own limit")
     timeout_s: float = Field(default=1800.0, gt=0, description="after which a build of one variant is given up")

@@ -113,7 +113,7 @@ def _rows(profile: DeviceProfile) -> Iterator[tuple[str, str]]:
         yield "accelerator", f"NVIDIA, compute capability {capabilities}; at least {memory}"
         limit = f"{profile.building.workspace_mb} MB" if profile.building.workspace_mb else "as much memory as it takes"
         most = profile.building.batch_max
-        batches = f"batches up to {most}" if most else "one picture, or 64 windows, at a time"
+        batches = f"batches up to {most}" if most else "one picture, 8 tiles of one, or 64 windows, at a time"
         yield (
             "building",
             f"{batches}, {limit}, given up after {profile.building.timeout_s:g} s",

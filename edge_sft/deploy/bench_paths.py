@@ -77,6 +77,14 @@ class PictureWays:
         if batch == 1:
             return lambda: _decided(predictor.predict(sample()))
 
+        if predictor.task.kind != "classification":  # one picture has batches of its own: its tiles
+
+            def one_by_one() -> None:
+                for _ in range(batch):
+                    _decided(predictor.predict(sample()))
+
+            return one_by_one
+
         name = predictor.task.inputs[0].name
 
         def run() -> None:

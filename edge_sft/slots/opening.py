@@ -17,6 +17,8 @@ from edge_sft.engines.protocol import Engine, EngineInfo, EngineNotBuilt, builds
 from edge_sft.errors import BundleRefused, DeviceError, EdgeSftError, UserError
 from edge_sft.policy import AnyPolicy
 from edge_sft.prediction import ModelIdentity
+from edge_sft.preprocess import Preprocess
+from edge_sft.preprocess.tiling import AT_ONCE
 from edge_sft.profile import Budgets, DeviceProfile
 from edge_sft.slots import golden
 from edge_sft.slots import proof as proofs
@@ -177,7 +179,7 @@ class _Place:
     def _checked(self, engine: Engine, variant: str, passed_over: str) -> str:
         tolerance = next(entry.golden_tolerance for entry in self.manifest.variants if entry.variant == variant)
         samples = golden.load(self.folder)
-        together = self.manifest.task.modality == "window"
+        together = self.manifest.task.modality == "window" or _is_tiled(self.manifest)
         try:
             answer = golden.compare(samples, variant, engine.infer, self.policy, together=together)
             why = answer.wrong(tolerance)
@@ -209,7 +211,13 @@ def _for_model(profile: DeviceProfile, manifest: Manifest) -> DeviceProfile:
     if profile.building.batch_max is not None:
         return profile
     size = WINDOWS_AT_ONCE if manifest.task.modality == "window" else 1
+    if _is_tiled(manifest):
+        size = AT_ONCE
     return profile.model_copy(update={"building": profile.building.model_copy(update={"batch_max": size})})
+
+
+def _is_tiled(manifest: Manifest) -> bool:
+    return isinstance(manifest.preprocess, Preprocess) and manifest.preprocess.tiles is not None
 
 
 def build_engine(slot_dir: Path, variant: str, profile: DeviceProfile, tell: Tell) -> EngineInfo:

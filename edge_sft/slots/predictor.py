@@ -102,6 +102,7 @@ class Predictor:
         self._input = manifest.task.inputs[0].name
         self._version = policy.version
         self._local = {name: _fixed(array) for name, array in (local or {}).items()}
+        self._at_once = AT_ONCE if engine.info.gpu else 1
         self._cleanup = contextlib.ExitStack()
 
     @classmethod
@@ -317,7 +318,7 @@ class Predictor:
     def _decide_tiles(self, tiled: Tiled, sample: Sample, *, deadline_ms: float | None) -> Prediction:
         parts: list[Arrays] = []
         try:
-            for batch in tiled.tiling.batches(AT_ONCE):
+            for batch in tiled.tiling.batches(self._at_once):
                 late = _lateness(sample, deadline_ms)
                 if late:
                     return self.no_decision(sample, late)

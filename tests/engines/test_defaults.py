@@ -195,3 +195,39 @@ def test_nvidia_s_parser_sees_the_input_once_its_default_is_out(dense: ModuleTyp
     assert seen(take_out(content, source="m")[0]) == {"image", "bank"}
     built = build(rtx, content, Building(batch_max=8), source="m", targets=("8.9",))
     assert built.plan
+
+
+# --- through the Predictor -----------------------------------------------------------------------------------
+
+
+def test_tiles_go_through_a_gpu_in_batches_with_the_machine_s_own_memory(
+    tmp_path: Path, small: ModuleType, dense: ModuleType, nvidia: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_sft import Predictor
+    from edge_sft.bundle.reading import open_verified
+    from edge_sft.preprocess import Preprocess, Tiles
+    from edge_sft.preprocess.tiling import AT_ONCE
+
+    signer = small.Signer.make(tmp_path / "keys")
+    plan = dense.DensePlan("anomaly", preprocess=Preprocess(height=64, width=64, tiles=Tiles(overlap=32)))
+    folder = tmp_path / "slot"
+    open_verified(plan.write(tmp_path / "out", signer.private), [signer.public]).extract_to(folder)
+    asked: list[int] = []
+    real = running.NvidiaEngine._part
+
+    def seen(self: Any, inputs: Any, at: int, batch: int) -> Any:
+        asked.append(batch)
+        return real(self, inputs, at, batch)
+
+    monkeypatch.setattr(running.NvidiaEngine, "_part", seen)
+    frame = dense.frame(200, 310, (100, 124, 12))
+    for local in ({}, {"bank": np.array([[0.45], [1.0]], np.float32)}):
+        with Predictor.open(folder, local=local) as predictor:
+            want = predictor.predict_image(frame)
+        with Predictor.open(folder, local=local, profile=small.profile(engine="tensorrt")) as predictor:
+            asked.clear()
+            got = predictor.predict_image(frame)
+        assert (got.verdict, got.marks) == (want.verdict, want.marks)
+        assert got.score == pytest.approx(want.score, abs=1e-5)
+        assert set(asked[:-1]) == {AT_ONCE}
+    assert got.verdict == "ok"  # bright is what this machine remembers
