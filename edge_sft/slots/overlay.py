@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sft.prediction import Mark, Prediction
+from edge_sft.prediction import MOST_MARKS, Mark, Prediction
 from edge_sft.slots.regions import outlines
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def draw(explained: Explained, *, mm_per_pixel: float | None = None, largest: in
     marks = explained.prediction.marks or ()
     if explained.heat is not None:
         picture = _heated(picture, explained.heat, scale)
-        _outline(picture, explained.heat, scale, weight)
+        _outline(picture, explained.heat, marks, scale, weight)
     else:
         for mark in marks:
             _box(picture, mark, scale, weight)
@@ -160,15 +160,22 @@ def _heated(picture: Picture, heat: Heat, scale: tuple[float, float]) -> Picture
     return picture
 
 
-def _outline(picture: Picture, heat: Heat, scale: tuple[float, float], weight: int) -> None:
+def _outline(picture: Picture, heat: Heat, marks: tuple[Mark, ...], scale: tuple[float, float], weight: int) -> None:
+    """Draw around what is marked; what was left out as too small is coloured only."""
     import cv2
 
     lines = [
         np.rint(points * scale).astype(np.int32).reshape(-1, 1, 2)
         for points in outlines(heat.values, 1.0, heat.view, heat.region)
+        if len(marks) >= MOST_MARKS or any(_holds(mark, points) for mark in marks)
     ]
     cv2.polylines(picture, lines, True, _BLACK, weight + 2, cv2.LINE_AA)
     cv2.polylines(picture, lines, True, _WHITE, weight, cv2.LINE_AA)
+
+
+def _holds(mark: Mark, points: NDArray[np.float64]) -> bool:
+    x, y = points.min(axis=0) / 2 + points.max(axis=0) / 2
+    return bool(mark.left <= x <= mark.right and mark.top <= y <= mark.bottom)
 
 
 def _corners(mark: Mark, scale: tuple[float, float]) -> tuple[tuple[int, int], tuple[int, int]]:
