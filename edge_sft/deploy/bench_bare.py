@@ -32,7 +32,8 @@ def open_bare(model: Path, engine: Engine) -> Bare:
     """
     if isinstance(engine, NvidiaEngine):
         loaded, cuda = engine.loaded
-        return lambda inputs: NvidiaLoop(loaded, cuda, inputs)
+        once = engine.defaults
+        return lambda inputs: NvidiaLoop(loaded, cuda, inputs, {n: a for n, a in once.items() if n not in inputs})
     if engine.info.engine != "onnxruntime":
         raise DeviceError(engine.info.engine, "has no bare loop to be held against")
     opened = session(model, engine.info)

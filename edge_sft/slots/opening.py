@@ -179,7 +179,7 @@ class _Place:
     def _checked(self, engine: Engine, variant: str, passed_over: str) -> str:
         tolerance = next(entry.golden_tolerance for entry in self.manifest.variants if entry.variant == variant)
         samples = golden.load(self.folder)
-        together = self.manifest.task.modality == "window" or _is_tiled(self.manifest)
+        together = self.manifest.task.modality == "window" or is_tiled(self.manifest)
         try:
             answer = golden.compare(samples, variant, engine.infer, self.policy, together=together)
             why = answer.wrong(tolerance)
@@ -211,12 +211,13 @@ def _for_model(profile: DeviceProfile, manifest: Manifest) -> DeviceProfile:
     if profile.building.batch_max is not None:
         return profile
     size = WINDOWS_AT_ONCE if manifest.task.modality == "window" else 1
-    if _is_tiled(manifest):
+    if is_tiled(manifest):
         size = AT_ONCE
     return profile.model_copy(update={"building": profile.building.model_copy(update={"batch_max": size})})
 
 
-def _is_tiled(manifest: Manifest) -> bool:
+def is_tiled(manifest: Manifest) -> bool:
+    """Tell whether a model's frames are cut into tiles."""
     return isinstance(manifest.preprocess, Preprocess) and manifest.preprocess.tiles is not None
 
 

@@ -231,3 +231,16 @@ def test_tiles_go_through_a_gpu_in_batches_with_the_machine_s_own_memory(
         assert got.score == pytest.approx(want.score, abs=1e-5)
         assert set(asked[:-1]) == {AT_ONCE}
     assert got.verdict == "ok"  # bright is what this machine remembers
+
+
+def test_the_bare_loop_has_the_default_too(
+    model: Path, small: ModuleType, dense: ModuleType, nvidia: ModuleType
+) -> None:
+    from edge_sft.deploy.bench_bare import open_bare
+
+    images = np.stack([dense.frame(SIZE, SIZE, (0, 0, 8))])
+    with open_engine(model, small.profile(engine="tensorrt"), Workplace()) as engine:
+        want = engine.infer({"image": images})["score"]
+        loop = open_bare(model, engine)({"image": images})
+        loop()
+        np.testing.assert_array_equal(loop.output("score", np.float32), want)  # type: ignore[attr-defined]

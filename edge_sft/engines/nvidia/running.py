@@ -148,6 +148,11 @@ class NvidiaEngine:
         """The library's engine and the GPU that it is on, for who calls them himself; theirs while this is open."""
         return self._engine, self._cuda
 
+    @property
+    def defaults(self) -> Mapping[str, NDArray[Any]]:
+        """What is fed for inputs that are left out."""
+        return MappingProxyType(self._defaults)
+
     def close(self) -> None:
         """Free the GPU's memory; closing twice is harmless."""
         self._context = None
