@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +45,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def nvidia(driver: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def nvidia(driver: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A pretended `tensorrt` on a pretended GPU, in this process; `nvidia._CUDA` is the driver."""
     import ctypes
 
@@ -58,8 +59,8 @@ def nvidia(driver: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.deserialized.clear()
     for name in ("fake_fail_capture", "fake_alive"):
         ctypes.c_int.in_dll(library, name).value = 0
-    ctypes.c_size_t.in_dll(library, "fake_room").value = 1 << 40
-    return module  # type: ignore[no-any-return]
+    yield module
+    ctypes.c_size_t.in_dll(library, "fake_room").value = 1 << 40  # other folders' tests share this process's driver
 
 
 class Seal:
