@@ -137,3 +137,16 @@ def test_classification_is_drawn_too(place: Place) -> None:
     pictures = place.pictures(a=place.dense.frame(64, 64))
     assert place.run(bundle, pictures, "--out", "seen/").exit_code == 0
     assert len(list((place.folder / "seen" / "pictures").iterdir())) == 1
+
+
+def test_recorded_rows_make_no_pictures(place: Place) -> None:
+    windows = shared("window_bundle")
+    factory = windows.Factory(place.folder / "sensors")
+    (place.folder / "rows.csv").write_text("time,c0,c1,c2\n0,1,2,3\n")
+    keys = place.folder / "sensors" / "keys" / "maker.pub.pem"
+    with pytest.raises(UserError, match="recorded rows make no pictures"):
+        CliRunner().invoke(
+            APP,
+            [str(factory.bundle(windows.windowing())), "rows.csv", "--out", "seen/", "--key", str(keys)],
+            catch_exceptions=False,
+        )
