@@ -9,31 +9,21 @@ package, and all other bytes stay as they were signed. Field numbers are those o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sft.engines.protocol import EngineNotBuilt
+from edge_sft.protobuf_wire import LEN, Malformed, encoded, varint, walk
 
 Values = dict[str, NDArray[np.float32]]
 
-_VARINT, _FIXED64, _LEN, _FIXED32 = 0, 1, 2, 5
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER, _GRAPH_INPUT = 5, 11
 _INPUT_NAME = 1
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 8, 9
 _FLOAT = 1
 _OTHER = "Export it again, or permit another variant in the profile."
-
-
-class _Field(NamedTuple):
-    """One field of a message; ``content`` is a view of a length-delimited one, ``whole`` of all its bytes."""
-
-    number: int
-    content: memoryview | int
-    whole: memoryview
 
 
 def take_out(model: bytes, *, source: str) -> tuple[bytes, Values]:
@@ -52,25 +42,21 @@ def take_out(model: bytes, *, source: str) -> tuple[bytes, Values]:
     try:
         parts: list[memoryview | bytes] = []
         values: Values = {}
-        for field in _walk(memoryview(model)):
+        for field in walk(memoryview(model)):
             if field.number == _MODEL_GRAPH and isinstance(field.content, memoryview):
                 kept = _without_defaults(field.content, values, source)
                 size = sum(len(part) for part in kept)
-                parts += [_encoded(_MODEL_GRAPH << 3 | _LEN), _encoded(size), *kept]
+                parts += [encoded(_MODEL_GRAPH << 3 | LEN), encoded(size), *kept]
             else:
                 parts.append(field.whole)
-    except _Malformed as error:
+    except Malformed as error:
         raise EngineNotBuilt(source, f"is no readable ONNX graph ({error})", _OTHER) from error
     return (b"".join(parts), values) if values else (model, values)
 
 
-class _Malformed(Exception):
-    """The bytes are not protobuf."""
-
-
 def _without_defaults(graph: memoryview, values: Values, source: str) -> list[memoryview]:
     """Return the bytes of a graph's fields but the initializers of its inputs; add those to ``values``."""
-    fields = list(_walk(graph))
+    fields = list(walk(graph))
     inputs = {_name(field.content, _INPUT_NAME) for field in fields if field.number == _GRAPH_INPUT}
     kept = []
     for field in fields:
@@ -85,7 +71,7 @@ def _without_defaults(graph: memoryview, values: Values, source: str) -> list[me
 def _name(message: memoryview | int, number: int) -> str | None:
     if isinstance(message, int):
         return None
-    for field in _walk(message):
+    for field in walk(message):
         if field.number == number and isinstance(field.content, memoryview):
             return bytes(field.content).decode("utf-8", "replace")
     return None
@@ -96,7 +82,7 @@ def _tensor(message: memoryview, thing: str) -> NDArray[np.float32]:
     dims: list[int] = []
     kind: memoryview | int = 0
     content = b""
-    for field in _walk(message):
+    for field in walk(message):
         if field.number == _TENSOR_DIMS:
             dims += [field.content] if isinstance(field.content, int) else _varints(field.content)
         elif field.number == _TENSOR_TYPE:
@@ -109,52 +95,9 @@ def _tensor(message: memoryview, thing: str) -> NDArray[np.float32]:
     return np.frombuffer(content, dtype="<f4").astype(np.float32, copy=False).reshape(dims)
 
 
-def _walk(message: memoryview) -> Iterator[_Field]:
-    position = 0
-    while position < len(message):
-        start = position
-        key, position = _varint(message, position)
-        number, wire = key >> 3, key & 7
-        value: memoryview | int = 0
-        if wire == _VARINT:
-            value, position = _varint(message, position)
-        elif wire == _LEN:
-            size, position = _varint(message, position)
-            value, position = message[position : position + size], position + size
-        elif wire in (_FIXED32, _FIXED64):
-            position += 4 if wire == _FIXED32 else 8
-        else:
-            raise _Malformed(f"wire type {wire}")
-        if position > len(message) or number == 0:
-            raise _Malformed("cut off")
-        yield _Field(number, value, message[start:position])
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < len(message) and shift < 70:
-        byte = message[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise _Malformed("cut off")
-
-
 def _varints(message: memoryview) -> list[int]:
     found, position = [], 0
     while position < len(message):
-        value, position = _varint(message, position)
+        value, position = varint(message, position)
         found.append(value)
     return found
-
-
-def _encoded(value: int) -> bytes:
-    """Return a number as a varint."""
-    digits = bytearray()
-    while value > 0x7F:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    digits.append(value)
-    return bytes(digits)
