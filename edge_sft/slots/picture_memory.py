@@ -86,9 +86,15 @@ def fit(
         tell: Called with what is being done.
 
     Raises:
-        DataError: Fewer pictures than the rate needs, or too few to learn anything.
+        DataError: Fewer pictures than the rate needs, all of one group, or features that are not finite.
     """
     require_enough(len(features), rate)
+    if not all(np.isfinite(features[block]).all() for block in _blocks(np.arange(len(features)))):
+        raise DataError(
+            "the backbone",
+            "tells numbers of these pictures that half precision does not hold",
+            "Take another backbone.",
+        )
     say = tell or _silent
     kept = np.ones(len(features), dtype=np.bool_)
     fold = _folds(groups, folds)

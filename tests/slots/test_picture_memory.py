@@ -100,3 +100,10 @@ def test_a_map_that_never_changes_does_not_break_it() -> None:
 
 def test_the_score_is_of_the_highest_places() -> None:
     assert [top_count(places) for places in (4, 49, 196, 1000)] == [1, 1, 4, 20]
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    made = pictures(40)
+    made[7, 3, 2] = np.inf
+    with pytest.raises(DataError, match="half precision"):
+        picture_memory.fit(made, groups(40), LAYOUT, rate=0.05)
